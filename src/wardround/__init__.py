@@ -1,0 +1,1 @@
+"""Federated learning across hospitals: the model travels, the records stay."""

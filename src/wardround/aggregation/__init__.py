@@ -1,0 +1,1 @@
+"""Updates to model: the mean, server rules, standardization; chunk by chunk."""

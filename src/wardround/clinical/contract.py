@@ -1,0 +1,120 @@
+"""The data contract: which columns a study needs, in which units, and what its label is.
+
+A contract is part of the plan: public, hashed and shown to every approver. It names nothing local;
+a site's own mapping (`wardround.sources`) says where each column comes from at that site.
+
+The study table that a contract describes has one row per record and ``width(contract)`` float32
+feature columns in the contract's order; a category column of k values takes k columns (one-hot).
+"""
+
+from typing import Literal
+
+import msgspec
+
+from wardround.errors import CodecError
+
+__all__ = ["Column", "DataContract", "Label", "check", "feature_names", "label_columns", "numeric_features", "width"]
+
+Kind = Literal["number", "boolean", "category"]
+Missing = Literal["refuse", "drop", "mean"]
+Outcome = Literal["binary", "multiclass", "number", "survival"]
+
+
+class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One feature column of the study.
+
+    `unit` is a UCUM code ("mg/dL", "mm[Hg]", "1" for a ratio); `minimum` and `maximum` bound what is
+    plausible, in that unit, and a value outside counts as missing. `missing` says what happens to a
+    record without the value: the whole load is refused, the record is dropped, or the federated mean
+    stands in for it.
+    """
+
+    name: str
+    kind: Kind = "number"
+    unit: str = "1"
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: tuple[str, ...] = ()
+    missing: Missing = "drop"
+
+
+class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the model learns.
+
+    `binary`: one 0/1 column. `multiclass`: one column holding one of `classes`. `number`: one column
+    in `unit`. `survival`: `name` is the follow-up time in `unit`, `event` the 0/1 column that says
+    whether the event was seen (1) or the record is censored (0).
+    """
+
+    name: str
+    outcome: Outcome = "binary"
+    unit: str = "1"
+    classes: tuple[str, ...] = ()
+    event: str = ""
+
+
+class DataContract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Columns, label, and the least number of records with which a site may take part.
+
+    `scaling` is "federated" (global mean and standard deviation from sums over all sites) or "none".
+    `holdout` is the share of each site's records kept for evaluation, dealt by a hash of `holdout_seed`
+    and the record's position; or, where the study defines its own split, `holdout_column` names a
+    boolean column (true: held out).
+    """
+
+    columns: tuple[Column, ...]
+    label: Label
+    scaling: Literal["federated", "none"] = "federated"
+    min_records: int = 10
+    holdout: float = 0.25
+    holdout_seed: int = 0
+    holdout_column: str = ""
+
+
+def check(contract: DataContract) -> None:
+    """Refuse a contract that cannot be met or is ambiguous.
+
+    Raises:
+        CodecError: Says which column or setting.
+    """
+    names = [*(column.name for column in contract.columns), *label_columns(contract)]
+    if contract.holdout_column:
+        names.append(contract.holdout_column)
+    if not contract.columns or "" in names or len(set(names)) != len(names):
+        raise CodecError("a data contract needs at least one column, and every column name once")
+    if len(names) > 100_000:
+        raise CodecError("a data contract may name 100,000 columns")
+    for column in contract.columns:
+        if (column.kind == "category") != bool(column.categories):
+            raise CodecError(f"column {column.name!r}: a category column, and no other, lists its categories")
+        if len(set(column.categories)) != len(column.categories):
+            raise CodecError(f"column {column.name!r}: a category is listed twice")
+    label = contract.label
+    if (label.outcome == "multiclass") != bool(label.classes) or (label.outcome == "survival") != bool(label.event):
+        raise CodecError("a multiclass label, and no other, lists its classes; a survival label names its event column")
+    if not 0.0 <= contract.holdout < 1.0 or contract.min_records < 1:
+        raise CodecError("holdout must lie in [0, 1) and min_records be at least 1")
+
+
+def label_columns(contract: DataContract) -> tuple[str, ...]:
+    """Names of the columns that hold the label: one, or time and event."""
+    label = contract.label
+    return (label.name, label.event) if label.event else (label.name,)
+
+
+def feature_names(contract: DataContract) -> tuple[str, ...]:
+    """Names of the study table's feature columns; a category column gives ``name=value`` for each value."""
+    names: list[str] = []
+    for column in contract.columns:
+        names.extend([f"{column.name}={value}" for value in column.categories] or [column.name])
+    return tuple(names)
+
+
+def numeric_features(contract: DataContract) -> tuple[bool, ...]:
+    """For each feature column, whether it is a number (and is standardized) or an indicator (and is not)."""
+    return tuple(column.kind == "number" for column in contract.columns for _ in range(max(1, len(column.categories))))
+
+
+def width(contract: DataContract) -> int:
+    """Number of feature columns."""
+    return len(feature_names(contract))

@@ -1,0 +1,1 @@
+"""Bytes: canonical documents and tensors."""

@@ -1,0 +1,1 @@
+"""Primitives and documents of trust: signatures, request signatures, certificates, sealing."""

@@ -1,0 +1,1 @@
+"""The hub: wires services, storage and the web."""

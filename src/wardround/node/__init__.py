@@ -1,0 +1,1 @@
+"""The node: wires services, sources, training and transport."""

@@ -1,0 +1,351 @@
+"""Every seam between what Wardround does and the outside: the services name these, adapters fill them.
+
+All ports are synchronous. SQLite, hashing, numpy and a node's one conversation with its hub are, and
+a synchronous service can be driven by a simulated world step by step; the asynchronous rim is the web
+server in `wardround.hub`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from wardround.clinical.contract import DataContract
+from wardround.clinical.table import StudyTable
+from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId
+from wardround.protocol.messages import (
+    Contribution,
+    Decision,
+    Evaluation,
+    Identity,
+    Kind,
+    Proposal,
+    Receipt,
+    Role,
+    RunStatus,
+    StudyStatus,
+    Task,
+    TaskRequest,
+)
+from wardround.protocol.plan import BlobRef, SignedPlan
+
+__all__ = [
+    "Blobs",
+    "Clock",
+    "Entropy",
+    "EventLog",
+    "HubClient",
+    "RecordSource",
+    "Registry",
+    "Trained",
+    "Upload",
+    "Vault",
+    "Worker",
+]
+
+
+class Clock(Protocol):
+    """Seconds since 1970-01-01 UTC; deadlines must mean the same after a restart."""
+
+    def now(self) -> float:
+        """The present instant."""
+        ...
+
+
+class Entropy(Protocol):
+    """Unpredictable bytes."""
+
+    def draw(self, size: int) -> bytes:
+        """`size` bytes from a cryptographic generator."""
+        ...
+
+
+class EventLog(Protocol):
+    """Append-only streams of events: ``(stream, seq)`` is unique, and seq counts from 1 without gaps."""
+
+    def read(self, stream: str, *, after: int = 0) -> list[bytes]:
+        """Events of `stream` in order, from seq ``after + 1``."""
+        ...
+
+    def append(
+        self,
+        stream: str,
+        events: Sequence[bytes],
+        *,
+        after: int,
+        receipt: tuple[SiteId, CommandId, bytes] | None = None,
+    ) -> None:
+        """Add `events` as seq ``after + 1 …`` and, in the same transaction, what their command was answered.
+
+        When it returns, all of it survives a crash; when it raises, none of it is there.
+
+        Raises:
+            ConflictError: Another writer has written seq ``after + 1``, or this command's receipt.
+            StorageFullError: The disk is full.
+            UnavailableError: The database did not answer.
+        """
+        ...
+
+    def receipt(self, sender: SiteId, command: CommandId) -> bytes | None:
+        """What this command was answered, if it was."""
+        ...
+
+    def streams(self, prefix: str) -> list[str]:
+        """Names of all streams that begin with `prefix`, sorted."""
+        ...
+
+
+class Registry(Protocol):
+    """Who is enrolled, and which invites are open. An invite is stored by the SHA-256 of its secret."""
+
+    def add_invite(self, invite: Digest, name: SiteId, role: Role, expires: float) -> None:
+        """Open an invite for one newcomer.
+
+        Raises:
+            ConflictError: The same invite exists.
+        """
+        ...
+
+    def invited(self, invite: Digest, now: float) -> tuple[SiteId, Role]:
+        """Whom an open invite is for.
+
+        Raises:
+            InviteError: Unknown, expired, or used.
+        """
+        ...
+
+    def enrol(self, invite: Digest, identity: Identity, now: float) -> None:
+        """Use up the invite and store the identity, in one transaction; a new certificate replaces the name's old one.
+
+        Raises:
+            InviteError: Unknown, expired, or used.
+        """
+        ...
+
+    def add_identity(self, identity: Identity) -> None:
+        """Store an identity without an invite: the operator's own."""
+        ...
+
+    def identity(self, name: SiteId) -> Identity:
+        """The enrolled identity.
+
+        Raises:
+            NotFoundError: Nobody is enrolled under this name.
+        """
+        ...
+
+    def identities(self) -> list[Identity]:
+        """All enrolled identities, by name."""
+        ...
+
+    def revoke(self, name: SiteId) -> None:
+        """Forget an identity: its requests are refused from now on.
+
+        Raises:
+            NotFoundError: Nobody is enrolled under this name.
+        """
+        ...
+
+
+class Upload(Protocol):
+    """Bytes on their way into a `Blobs` store, kept across interruptions until committed or discarded."""
+
+    @property
+    def offset(self) -> int:
+        """How many bytes are held."""
+        ...
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Add bytes at the end.
+
+        Raises:
+            StorageFullError: The disk is full; what is held stays held.
+        """
+        ...
+
+    def commit(self, expected: Digest | None = None) -> BlobRef:
+        """Make the bytes a blob; they survive a crash once this returns.
+
+        Raises:
+            DigestMismatchError: They are not `expected`; the upload is discarded.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go, keeping what is held so that `Blobs.upload` of the same name resumes."""
+        ...
+
+    def discard(self) -> None:
+        """Forget the bytes."""
+        ...
+
+
+class Blobs(Protocol):
+    """Content-addressed bytes."""
+
+    def size(self, digest: Digest) -> int:
+        """Length in bytes.
+
+        Raises:
+            NotFoundError: There is no such blob.
+        """
+        ...
+
+    def has(self, digest: Digest) -> bool:
+        """Whether there is such a blob."""
+        ...
+
+    def read(self, digest: Digest, start: int, stop: int) -> bytes | memoryview:
+        """The bytes ``[start, stop)``.
+
+        Raises:
+            NotFoundError: There is no such blob.
+        """
+        ...
+
+    def chunks(self, digest: Digest, start: int, stop: int, size: int) -> Iterator[bytes | memoryview]:
+        """The bytes ``[start, stop)`` in pieces of `size`; a piece is valid until the next is asked for."""
+        ...
+
+    def put(self, data: bytes) -> BlobRef:
+        """Store small bytes durably."""
+        ...
+
+    def upload(self, name: str) -> Upload:
+        """Begin an upload, or resume the one of this name. Names are letters, digits, '.' and '-'."""
+        ...
+
+    def delete(self, digests: Iterable[Digest]) -> None:
+        """Forget blobs; those that are not there are passed over."""
+        ...
+
+
+class Vault(Protocol):
+    """A node's local state: small values, encrypted at rest, each durable when `put` returns."""
+
+    def get(self, name: str) -> bytes | None:
+        """The value, or None.
+
+        Raises:
+            CryptoError: What lies there was altered, or sealed under another key.
+        """
+        ...
+
+    def put(self, name: str, value: bytes) -> None:
+        """Store or replace a value.
+
+        Raises:
+            StorageFullError: The disk is full; the old value stays.
+        """
+        ...
+
+    def delete(self, name: str) -> None:
+        """Forget a value, if there is one."""
+        ...
+
+    def names(self, prefix: str) -> list[str]:
+        """Names that begin with `prefix`, sorted."""
+        ...
+
+
+class RecordSource(Protocol):
+    """A hospital's records, read-only."""
+
+    def load(self, contract: DataContract) -> StudyTable:
+        """Read every record into the study table of `contract`: its columns, in its units, order and dtypes.
+
+        Raises:
+            ClinicalError: The records do not fit. The message names the column, never a value.
+            UnavailableError: The source did not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a worker did in one round.
+
+    `update` is an open file descriptor of an anonymous file that holds a whole safetensors file
+    (header and vector, checked); it belongs to the worker and is valid until its next `perform`.
+    It is None where the task was only to evaluate.
+    """
+
+    records: int
+    update: int | None
+    update_size: int
+    evaluation: Evaluation
+    seconds: float
+
+
+class Worker(Protocol):
+    """A resident process of one run, with the run's records inside it."""
+
+    def perform(self, number: int, kind: Kind, base: str, standardization: bytes) -> Trained:
+        """Evaluate the model in file `base`, then train from it when `kind` is "train".
+
+        Args:
+            number: The round, from which the seed of this round's shuffling is derived.
+            kind: "train" or "evaluate".
+            base: Path of a safetensors file with the plan's manifest.
+            standardization: The global statistics' file, or empty where there are none.
+
+        Raises:
+            TrainingError: The code failed or broke a limit; the process is gone, the next call starts another.
+            TensorMismatchError: What it put out is not the plan's arrays, or not finite.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the process."""
+        ...
+
+
+class HubClient(Protocol):
+    """A node's or researcher's view of its hub; every call is signed, and retried by the caller, not here.
+
+    Every method may raise `UnavailableError` (no answer) and whatever error the hub answered with.
+    """
+
+    def next_task(self, request: TaskRequest) -> Task | None:
+        """Wait for a task; None when there was none in time."""
+        ...
+
+    def contribute(self, contribution: Contribution) -> Receipt:
+        """Hand in the answer to a task."""
+        ...
+
+    def plan(self, study: StudyId) -> SignedPlan:
+        """A study's signed plan, unverified."""
+        ...
+
+    def identity(self, name: SiteId) -> Identity:
+        """Who is enrolled under a name."""
+        ...
+
+    def studies(self) -> list[StudyStatus]:
+        """Studies that name this identity."""
+        ...
+
+    def decide(self, decision: Decision) -> StudyStatus:
+        """Say what the site's people decided."""
+        ...
+
+    def propose(self, proposal: Proposal) -> StudyStatus:
+        """Hand in a signed plan."""
+        ...
+
+    def withdraw(self, study: StudyId, reason: str) -> StudyStatus:
+        """Take a study back."""
+        ...
+
+    def run(self, run: RunId, *, after: int = 0, wait_seconds: float = 0.0) -> RunStatus:
+        """Where a run is, with its events after seq `after`; waits for a new one up to `wait_seconds`."""
+        ...
+
+    def download(self, scope: str, ref: BlobRef) -> AbstractContextManager[Iterator[bytes]]:
+        """A blob's bytes in pieces, unverified, resuming over broken connections; `scope` is a study or run id."""
+        ...
+
+    def upload(self, scope: str, ref: BlobRef, source: int) -> None:
+        """Send a blob from the file descriptor `source`, resuming over broken connections."""
+        ...

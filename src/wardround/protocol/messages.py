@@ -1,0 +1,219 @@
+"""Everything that crosses the wire between hub, nodes and researchers, frozen.
+
+Documents that people sign or read (plans, decisions) are canonical JSON; messages between machines
+are MessagePack. Both are decoded strictly into these structs: unknown fields, wrong types and
+oversized messages are refused.
+
+Schema rules: a field is only ever added, with a default; a meaning never changes; ``WIRE_VERSION``
+rises when an old peer could misread a new message.
+"""
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from wardround.codec import canonical
+from wardround.errors import CodecError
+from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId
+from wardround.protocol.plan import BlobRef, SignedPlan
+
+__all__ = [
+    "INLINE_BYTES",
+    "MAX_MESSAGE_BYTES",
+    "WIRE_VERSION",
+    "Contribution",
+    "Decision",
+    "Enrolled",
+    "Enrolment",
+    "Evaluation",
+    "Identity",
+    "Kind",
+    "Problem",
+    "Proposal",
+    "Receipt",
+    "RunStatus",
+    "StudyStatus",
+    "Task",
+    "TaskRequest",
+    "decode",
+    "encode",
+]
+
+WIRE_VERSION = 1
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+INLINE_BYTES = 256 * 1024
+"""Blobs up to this size ride inside the message that names them, which saves a request."""
+
+Kind = Literal["statistics", "train", "evaluate"]
+Role = Literal["site", "researcher", "operator"]
+
+_T = TypeVar("_T")
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A one-time invite's secret and a PEM certificate request for the newcomer's own key."""
+
+    invite: str
+    certificate_request: bytes
+
+
+class Enrolled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The signed certificate, and the CA's."""
+
+    name: SiteId
+    role: Role
+    certificate: bytes
+    authority: bytes
+
+
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is enrolled under a name, with the PEM certificate."""
+
+    name: SiteId
+    role: Role
+    certificate: bytes
+
+
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one site is asked to do in one round.
+
+    `base` is the model version to evaluate and train from; `standardization` the global mean and
+    standard deviation, once there are any. Their bytes may ride along inline.
+    """
+
+    run: RunId
+    study: StudyId
+    number: int
+    kind: Kind
+    base: BlobRef
+    standardization: BlobRef | None = None
+    base_inline: bytes = b""
+    standardization_inline: bytes = b""
+
+
+class TaskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Held by the hub until it has a task that is not among `busy` (run and round number), or `wait_seconds` pass."""
+
+    busy: tuple[tuple[RunId, int], ...] = ()
+    wait_seconds: float = 25.0
+
+
+class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the base model does on the site's held-out records; an undefined metric is None, never a number."""
+
+    records: int
+    metrics: dict[str, float | None]
+
+
+class Contribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A site's answer to a task: an update with its claimed number of records, an evaluation, or a refusal.
+
+    `declined` says in words why the site takes no part in this round; then there is no update.
+    """
+
+    command: CommandId
+    run: RunId
+    number: int
+    kind: Kind
+    records: int = 0
+    update: BlobRef | None = None
+    evaluation: Evaluation | None = None
+    declined: str = ""
+    train_seconds: float = 0.0
+    update_inline: bytes = b""
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The hub's durable answer to a contribution."""
+
+    command: CommandId
+    outcome: Literal["accepted", "refused", "round-closed"]
+    reason: str = ""
+
+
+class Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A signed plan on its way to the hub."""
+
+    command: CommandId
+    signed: SignedPlan
+
+
+class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A site's answer to a study; `person` is who decided, `signature` is by the node's key over the rest."""
+
+    command: CommandId
+    study: StudyId
+    site: SiteId
+    verdict: Literal["approve", "refuse", "withdraw"]
+    person: str
+    reason: str
+    decided_at: float
+    signature: bytes = b""
+
+
+class RunStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a run is; what `watch` prints."""
+
+    run: RunId
+    phase: str
+    round: int
+    rounds: int
+    model: BlobRef | None = None
+    standardization: BlobRef | None = None
+    reason: str = ""
+    events: tuple[dict[str, object], ...] = ()
+    last_seq: int = 0
+
+
+class StudyStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a study is in its life, and what each site decided."""
+
+    study: StudyId
+    title: str
+    phase: str
+    decisions: dict[SiteId, str]
+    runs: tuple[RunId, ...] = ()
+    reason: str = ""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """RFC 9457 problem details; `type` is an error's code."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    who: str = ""
+    challenge: str = ""
+    hub_time: float = 0.0
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """MessagePack bytes of a message."""
+    return _ENCODER.encode(message)
+
+
+def decode(data: bytes, kind: type[_T]) -> _T:
+    """Read one message strictly.
+
+    Raises:
+        CodecError: Too large, or not of this kind.
+    """
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise CodecError(f"a message may have at most {MAX_MESSAGE_BYTES} bytes")
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CodecError(f"not a {kind.__name__}: {error}") from None
+
+
+def decision_bytes(decision: Decision) -> bytes:
+    """What a site's key signs when its people decide about a study."""
+    unsigned = msgspec.structs.replace(decision, signature=b"")
+    return b"wardround decision 1\n" + canonical.encode(unsigned)
+
+
+def blob_digest(data: bytes) -> Digest:
+    """The digest under which `data` is stored."""
+    return canonical.digest(data)

@@ -1,0 +1,217 @@
+"""The study plan: one canonical, content-addressed, signed document.
+
+Everything else refers to a study by the digest of its plan's canonical bytes, so a plan that changes
+by one byte is another study, which nobody has approved.
+
+    Plan ──canonical.encode──▶ bytes ──sha256──▶ StudyId
+    SignedPlan(plan bytes, researcher, signature) ──verify(public key)──▶ Plan
+
+Every field is public: shown to approvers, logged, printed.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from wardround.clinical import contract as data_contract
+from wardround.clinical.contract import DataContract
+from wardround.codec import canonical, tensors
+from wardround.codec.tensors import Manifest
+from wardround.crypto import signing
+from wardround.errors import CodecError
+from wardround.ids import Digest, SiteId, StudyId, digest_name, site_id
+
+__all__ = [
+    "BlobRef",
+    "BuiltinModel",
+    "CodePackage",
+    "Limits",
+    "Optimizer",
+    "Plan",
+    "ServerRule",
+    "SignedPlan",
+    "Training",
+    "check",
+    "sign",
+    "statistics_manifest",
+    "study_id",
+    "verify",
+]
+
+PLAN_CONTEXT = b"wardround plan 1\n"
+MAX_SITES = 1024
+
+
+class BlobRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Some bytes by their digest, and how many there are."""
+
+    digest: Digest
+    size: int
+
+
+class BuiltinModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="builtin", kw_only=True):
+    """A model that comes with Wardround; `hidden` are the widths of an MLP's or CNN's inner layers."""
+
+    name: Literal["logistic", "linear", "mlp", "cnn", "cox"]
+    hidden: tuple[int, ...] = ()
+
+
+class CodePackage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", kw_only=True):
+    """Study code: a zip of Python modules pinned by digest; `factory` is ``module:function`` giving an nn.Module."""
+
+    package: BlobRef
+    factory: str
+
+
+class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The local optimizer, made anew in each round."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+class ServerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the hub moves the model along the aggregated update (Reddi et al., arXiv:2003.00295)."""
+
+    name: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
+    learning_rate: float = 1.0
+    momentum: float = 0.9
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Rounds and local work; exactly one of `epochs` and `steps` is positive."""
+
+    rounds: int
+    epochs: int = 1
+    steps: int = 0
+    batch_size: int = 32
+    optimizer: Optimizer = Optimizer()
+    server: ServerRule = ServerRule()
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What bounds a site's weight and the run's patience.
+
+    `max_records` caps the claimed n_i of one site. A round closes at `round_timeout_seconds` with the
+    quorum it has; without a quorum it waits again, `patience` times in all, and then the run stops.
+    A site of the round that the hub has not heard for `absence_seconds` is no longer waited for.
+    `worker_seconds` and `worker_memory_bytes` bound one round's training at a site.
+    """
+
+    max_records: int = 1_000_000
+    round_timeout_seconds: float = 3600.0
+    absence_seconds: float = 30.0
+    patience: int = 3
+    worker_seconds: float = 3600.0
+    worker_memory_bytes: int = 8 * 1024**3
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All that a study will do. `expires` is in seconds since 1970-01-01 UTC."""
+
+    format: Literal["wardround-plan/1"] = "wardround-plan/1"
+    title: str
+    purpose: str
+    legal_basis: str
+    researcher: SiteId
+    participants: tuple[SiteId, ...]
+    min_participants: int
+    data: DataContract
+    model: BuiltinModel | CodePackage
+    manifest: Manifest
+    initial: BlobRef
+    training: Training
+    limits: Limits = Limits()
+    expires: int
+    seed: int = 0
+
+
+class SignedPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A plan's canonical bytes with the researcher's Ed25519 signature; unverified until `verify`."""
+
+    plan: bytes
+    researcher: SiteId
+    signature: bytes
+
+
+def check(plan: Plan) -> None:
+    """Refuse a plan that no run could follow.
+
+    Raises:
+        CodecError: Says which field.
+    """
+    data_contract.check(plan.data)
+    for name in (plan.researcher, *plan.participants):
+        site_id(name)
+    if tuple(sorted(set(plan.participants))) != plan.participants or len(plan.participants) > MAX_SITES:
+        raise CodecError(f"participants must be sorted, each once, and at most {MAX_SITES}")
+    if not 1 <= plan.min_participants <= len(plan.participants):
+        raise CodecError("min_participants must be between 1 and the number of participants")
+    _check_training(plan.training, plan.limits)
+    if tensors.flat_dtype(plan.manifest) != "<f4":
+        raise CodecError("a model's arrays must be float32")
+    digest_name(plan.initial.digest)
+    tensors.check_size(plan.initial.size, plan.manifest)
+    if isinstance(plan.model, CodePackage):
+        digest_name(plan.model.package.digest)
+        module, colon, function = plan.model.factory.partition(":")
+        if not (colon and function.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+            raise CodecError("factory must be module:function")
+
+
+def study_id(plan: Plan) -> StudyId:
+    """The digest of the plan's canonical bytes."""
+    return StudyId(canonical.digest(canonical.encode(plan)))
+
+
+def sign(plan: Plan, key: signing.PrivateKey) -> SignedPlan:
+    """Check the plan and sign its canonical bytes as its researcher.
+
+    Raises:
+        CodecError: The plan is not one that a run could follow.
+    """
+    check(plan)
+    data = canonical.encode(plan)
+    return SignedPlan(plan=data, researcher=plan.researcher, signature=signing.sign(PLAN_CONTEXT + data, key))
+
+
+def verify(unverified: SignedPlan, key: signing.PublicKey) -> Plan:
+    """Check signature, form and content, in that order.
+
+    Raises:
+        SignatureError: The bytes are not signed by this researcher's key.
+        CodecError: They are no canonical plan, or name another researcher.
+    """
+    signing.verify(unverified.signature, PLAN_CONTEXT + unverified.plan, key)
+    plan = canonical.decode(unverified.plan, Plan)
+    if plan.researcher != unverified.researcher:
+        raise CodecError("the plan names another researcher than the one who signed it")
+    check(plan)
+    return plan
+
+
+def statistics_manifest(contract: DataContract) -> Manifest:
+    """Layout of a standardization vector: per feature a count, a sum and a sum of squares, in float64."""
+    columns = data_contract.width(contract)
+    return tuple(tensors.TensorSpec(name, (columns,), "float64") for name in ("count", "sum", "sum_of_squares"))
+
+
+def _check_training(training: Training, limits: Limits) -> None:
+    if not 1 <= training.rounds <= 100_000 or (training.epochs > 0) == (training.steps > 0):
+        raise CodecError("training needs 1 to 100,000 rounds, and either epochs or steps (the other 0)")
+    if training.batch_size < 1 or min(training.epochs, training.steps) < 0:
+        raise CodecError("batch_size must be positive, epochs and steps not negative")
+    rates = (training.optimizer.learning_rate, training.server.learning_rate, training.server.tau)
+    if min(rates) <= 0:
+        raise CodecError("learning rates and tau must be positive")
+    betas = (training.server.momentum, training.server.beta1, training.server.beta2, training.optimizer.momentum)
+    if not all(0 <= beta < 1 for beta in betas) or training.optimizer.weight_decay < 0:
+        raise CodecError("momentum and betas must lie in [0, 1), weight_decay be at least 0")
+    bounds = (limits.max_records, limits.round_timeout_seconds, limits.absence_seconds, limits.patience)
+    if min(*bounds, limits.worker_seconds, limits.worker_memory_bytes) <= 0:
+        raise CodecError("every limit must be positive")

@@ -1,0 +1,1 @@
+"""What Wardround does, in terms of ports."""

@@ -1,0 +1,1 @@
+"""A hospital's records: files and databases, read-only, behind one port."""

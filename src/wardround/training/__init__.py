@@ -1,0 +1,1 @@
+"""Local learning, in a process of its own."""

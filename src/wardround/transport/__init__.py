@@ -1,0 +1,1 @@
+"""How a node or researcher reaches the hub: it dials out."""
