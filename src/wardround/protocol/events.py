@@ -1,0 +1,243 @@
+"""What has happened: the events of studies and runs, in the form in which they are stored for ever.
+
+A stream of events is the only truth about a study or a run; every state is a fold over it. An event
+is a fact in the past tense, public, with the instant `at` in seconds since 1970-01-01 UTC. The schema
+rules are those of messages: fields are only added, with a default, and a meaning never changes.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+from wardround.codec import canonical
+from wardround.ids import RunId, SiteId, StudyId
+from wardround.protocol.messages import Evaluation, Kind
+from wardround.protocol.plan import BlobRef
+
+__all__ = [
+    "DeadlineExtended",
+    "GatheringExtended",
+    "RoundClosed",
+    "RoundCombined",
+    "RoundOpened",
+    "RunCompleted",
+    "RunEvent",
+    "RunOpened",
+    "RunStarted",
+    "RunStopped",
+    "RunTerms",
+    "SiteAbsent",
+    "SiteDecided",
+    "SiteDeclined",
+    "SiteLeft",
+    "StudyEnded",
+    "StudyEvent",
+    "StudyProposed",
+    "UpdateAccepted",
+    "UpdateRefused",
+    "decode_run",
+    "decode_study",
+    "encode",
+    "plain",
+]
+
+
+class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="event"):
+    at: float
+
+
+class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What of the plan decides how a run goes; `update_size` is the exact size of an update's file in bytes."""
+
+    run: RunId
+    study: StudyId
+    sites: tuple[SiteId, ...]
+    quorum: int
+    agenda: tuple[Kind, ...]
+    update_size: int
+    statistics_size: int
+    max_records: int
+    round_timeout_seconds: float
+    absence_seconds: float
+    patience: int
+    expires: float
+
+
+class RunOpened(_Event, frozen=True, tag="run-opened"):
+    """A run exists, and gathers its sites."""
+
+    terms: RunTerms
+    base: BlobRef
+
+
+class GatheringExtended(_Event, frozen=True, tag="gathering-extended"):
+    """Too few sites were there to open the next round; the hub waits on."""
+
+    present: tuple[SiteId, ...]
+    deadline: float
+
+
+class RoundOpened(_Event, frozen=True, tag="round-opened"):
+    """A round asks these sites."""
+
+    number: int
+    kind: Kind
+    sites: tuple[SiteId, ...]
+    deadline: float
+
+
+class UpdateAccepted(_Event, frozen=True, tag="update-accepted"):
+    """A site's answer counts in this round."""
+
+    number: int
+    site: SiteId
+    records: int
+    update: BlobRef | None
+    evaluation: Evaluation | None
+    train_seconds: float
+
+
+class SiteDeclined(_Event, frozen=True, tag="site-declined"):
+    """A site takes no part in this round, and says why."""
+
+    number: int
+    site: SiteId
+    reason: str
+
+
+class UpdateRefused(_Event, frozen=True, tag="update-refused"):
+    """An answer does not count, and why; `late` when the round had closed."""
+
+    number: int
+    site: SiteId
+    reason: str
+    late: bool = False
+
+
+class SiteAbsent(_Event, frozen=True, tag="site-absent"):
+    """A site of the round was not heard of for a while, and is no longer waited for."""
+
+    number: int
+    site: SiteId
+
+
+class SiteLeft(_Event, frozen=True, tag="site-left"):
+    """A site took its approval back; it is asked no more."""
+
+    site: SiteId
+    reason: str
+
+
+class DeadlineExtended(_Event, frozen=True, tag="deadline-extended"):
+    """The deadline passed without a quorum; the round waits on."""
+
+    number: int
+    deadline: float
+    extensions: int
+
+
+class RoundClosed(_Event, frozen=True, tag="round-closed"):
+    """These sites' updates, and no others, make this round's aggregate."""
+
+    number: int
+    contributors: tuple[SiteId, ...]
+
+
+class RoundCombined(_Event, frozen=True, tag="round-combined"):
+    """The round's result: the new model, the global statistics, and the server rule's own state."""
+
+    number: int
+    model: BlobRef
+    standardization: BlobRef | None
+    server_state: BlobRef | None
+
+
+class RunCompleted(_Event, frozen=True, tag="run-completed"):
+    """Every round of the agenda was combined; `model` is the result."""
+
+    model: BlobRef
+
+
+class RunStopped(_Event, frozen=True, tag="run-stopped"):
+    """The run ended early; `reason` names who must act."""
+
+    reason: str
+
+
+RunEvent: TypeAlias = (
+    RunOpened
+    | GatheringExtended
+    | RoundOpened
+    | UpdateAccepted
+    | SiteDeclined
+    | UpdateRefused
+    | SiteAbsent
+    | SiteLeft
+    | DeadlineExtended
+    | RoundClosed
+    | RoundCombined
+    | RunCompleted
+    | RunStopped
+)
+
+
+class StudyProposed(_Event, frozen=True, tag="study-proposed"):
+    """A researcher's signed plan reached the hub."""
+
+    study: StudyId
+    title: str
+    researcher: SiteId
+    participants: tuple[SiteId, ...]
+    min_participants: int
+    expires: float
+
+
+class SiteDecided(_Event, frozen=True, tag="site-decided"):
+    """A site's people decided; the signed decision is kept whole."""
+
+    site: SiteId
+    verdict: str
+    person: str
+    reason: str
+    document: bytes
+
+
+class RunStarted(_Event, frozen=True, tag="run-started"):
+    """The study's next run was opened with these sites."""
+
+    run: RunId
+    sites: tuple[SiteId, ...]
+
+
+class StudyEnded(_Event, frozen=True, tag="study-ended"):
+    """Released, withdrawn, refused, stopped or expired; nothing more happens."""
+
+    outcome: str
+    reason: str
+
+
+StudyEvent: TypeAlias = StudyProposed | SiteDecided | RunStarted | StudyEnded
+
+_RUN: msgspec.json.Decoder[RunEvent] = msgspec.json.Decoder(RunEvent)
+_STUDY: msgspec.json.Decoder[StudyEvent] = msgspec.json.Decoder(StudyEvent)
+
+
+def encode(event: RunEvent | StudyEvent) -> bytes:
+    """Canonical bytes for the event log."""
+    return canonical.encode(event)
+
+
+def decode_run(data: bytes) -> RunEvent:
+    """Read back what `encode` wrote to a run's stream."""
+    return _RUN.decode(data)
+
+
+def decode_study(data: bytes) -> StudyEvent:
+    """Read back what `encode` wrote to a study's stream."""
+    return _STUDY.decode(data)
+
+
+def plain(data: bytes) -> dict[str, object]:
+    """A stored event as plain values, for `watch` and ``--json``."""
+    value: dict[str, object] = msgspec.json.decode(data)
+    return value

@@ -1,0 +1,240 @@
+"""One round as the hub sees it: who was asked, who answered, and when it closes.
+
+                 receive              every site answered or absent, or deadline, with a quorum
+    COLLECTING ─────────▶ COLLECTING ─────────────────────────────────────────────▶ CLOSED
+        │  ▲ deadline without a quorum, patience left
+        │  └──────────┘ extended
+        └────────────▶ FAILED   deadline without a quorum, patience used up, or no quorum possible
+
+The machine is a frozen value. `receive` and `expire` decide and return events; `apply` folds an event
+into the next value; neither reads a clock. Rules, each tested by breaking it:
+
+    (1) Only a site that the round asked is heard.
+    (2) Only an answer to this round's number and kind counts.
+    (3) The claimed number of records lies between 1 and the plan's cap.
+    (4) An update has exactly the size of the plan's arrays; a round that only evaluates has no update.
+    (5) A site answers once: what it says first counts, anything else it says is refused.
+    (6) A site whose answers were refused three times is not heard again in this round.
+    (7) The round closes as soon as every site has answered or is absent, and a quorum has updates.
+    (8) At the deadline it closes with the quorum it has.
+    (9) It never closes with less than a quorum: it waits again, `patience` times, and then fails.
+    (10) When a quorum has become impossible it fails at once, and says whose answers are missing.
+    (11) An absent site that answers before the close counts like any other.
+"""
+
+import enum
+from dataclasses import dataclass, field, replace
+
+from wardround.errors import ForbiddenError, LocalProtocolError
+from wardround.ids import SiteId
+from wardround.protocol.events import (
+    DeadlineExtended,
+    RoundClosed,
+    RoundOpened,
+    RunEvent,
+    RunStopped,
+    RunTerms,
+    SiteAbsent,
+    SiteDeclined,
+    UpdateAccepted,
+    UpdateRefused,
+)
+from wardround.protocol.messages import Contribution
+
+__all__ = ["MAX_REFUSALS", "Phase", "Round", "absent", "apply", "awaited", "expire", "opened", "receive"]
+
+MAX_REFUSALS = 3
+_MAX_WORDS = 500
+
+
+class Phase(enum.Enum):
+    """Where a round is."""
+
+    COLLECTING = "collecting"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round's state; a value."""
+
+    terms: RunTerms
+    opened: RoundOpened
+    deadline: float
+    phase: Phase = Phase.COLLECTING
+    accepted: dict[SiteId, UpdateAccepted] = field(default_factory=dict)
+    declined: dict[SiteId, str] = field(default_factory=dict)
+    refusals: dict[SiteId, int] = field(default_factory=dict)
+    absent: frozenset[SiteId] = frozenset()
+    extensions: int = 0
+
+    @property
+    def number(self) -> int:
+        """The round's number, counted from 1."""
+        return self.opened.number
+
+
+TRANSITIONS: dict[Phase, dict[type[RunEvent], Phase]] = {
+    Phase.COLLECTING: {
+        UpdateAccepted: Phase.COLLECTING,
+        UpdateRefused: Phase.COLLECTING,
+        SiteDeclined: Phase.COLLECTING,
+        SiteAbsent: Phase.COLLECTING,
+        DeadlineExtended: Phase.COLLECTING,
+        RoundClosed: Phase.CLOSED,
+        RunStopped: Phase.FAILED,
+    },
+    Phase.CLOSED: {UpdateRefused: Phase.CLOSED, RunStopped: Phase.FAILED},
+    Phase.FAILED: {UpdateRefused: Phase.FAILED},
+}
+"""Which events a round takes in which phase, and where they lead."""
+
+
+def opened(terms: RunTerms, event: RoundOpened) -> Round:
+    """A round that has just been opened."""
+    return Round(terms, event, event.deadline)
+
+
+def receive(round_: Round, site: SiteId, contribution: Contribution, *, flaw: str, now: float) -> list[RunEvent]:
+    """Take an authenticated site's answer; `flaw` says what its bytes lack, or is empty.
+
+    Raises:
+        ForbiddenError: The round did not ask this site.
+    """
+    if site not in round_.opened.sites:  # (1)
+        raise ForbiddenError(f"round {round_.number} did not ask {site}")
+    number = contribution.number
+    if round_.phase is not Phase.COLLECTING or number < round_.number:
+        reason = f"round {number} has closed"
+        return [UpdateRefused(at=now, number=number, site=site, reason=reason, late=True)]
+    if offence := _offence(round_, site, contribution) or flaw[:_MAX_WORDS]:
+        refused = UpdateRefused(at=now, number=number, site=site, reason=offence)
+        return _settle(round_, refused, now)
+    if contribution.declined:
+        reason = contribution.declined[:_MAX_WORDS]
+        return _settle(round_, SiteDeclined(at=now, number=number, site=site, reason=reason), now)
+    accepted = UpdateAccepted(
+        at=now,
+        number=number,
+        site=site,
+        records=contribution.records,
+        update=contribution.update,
+        evaluation=contribution.evaluation,
+        train_seconds=contribution.train_seconds,
+    )
+    return _settle(round_, accepted, now)
+
+
+def absent(round_: Round, sites: frozenset[SiteId], now: float) -> list[RunEvent]:
+    """Stop waiting for sites that are not there; those that have answered already are passed over."""
+    events: list[RunEvent] = []
+    for site in sorted(sites & awaited(round_)):
+        event = SiteAbsent(at=now, number=round_.number, site=site)
+        events.append(event)
+        round_ = apply(round_, event)
+    return events + _conclusion(round_, now) if events else []
+
+
+def expire(round_: Round, now: float) -> list[RunEvent]:
+    """Let the deadline pass, if it has."""
+    if round_.phase is not Phase.COLLECTING or now < round_.deadline:
+        return []
+    if _has_quorum(round_):
+        return [_close(round_, now)]  # (8)
+    if round_.extensions < round_.terms.patience:  # (9)
+        deadline = now + round_.terms.round_timeout_seconds
+        extensions = round_.extensions + 1
+        return [DeadlineExtended(at=now, number=round_.number, deadline=deadline, extensions=extensions)]
+    return [_stop(round_, now)]
+
+
+def awaited(round_: Round) -> frozenset[SiteId]:
+    """Sites whose answer the round still waits for."""
+    return frozenset(round_.opened.sites) - round_.absent - _answered(round_)
+
+
+def apply(round_: Round, event: RunEvent) -> Round:
+    """Fold one event of this round into its next state.
+
+    Raises:
+        LocalProtocolError: The round cannot take this event in its phase; the stored history is wrong.
+    """
+    phase = TRANSITIONS[round_.phase].get(type(event))
+    if phase is None:
+        raise LocalProtocolError(f"a round that is {round_.phase.value} cannot take {type(event).__name__}")
+    match event:
+        case UpdateAccepted():
+            return replace(round_, accepted=round_.accepted | {event.site: event}, absent=round_.absent - {event.site})
+        case SiteDeclined():
+            return replace(round_, declined=round_.declined | {event.site: event.reason})
+        case UpdateRefused() if not event.late and event.number == round_.number:
+            count = round_.refusals.get(event.site, 0) + 1
+            return replace(round_, refusals=round_.refusals | {event.site: count})
+        case SiteAbsent():
+            return replace(round_, absent=round_.absent | {event.site})
+        case DeadlineExtended():
+            return replace(round_, deadline=event.deadline, extensions=event.extensions)
+        case _:
+            return replace(round_, phase=phase)
+
+
+def _offence(round_: Round, site: SiteId, contribution: Contribution) -> str:
+    """What is wrong with an answer, in words, or nothing."""
+    terms, kind = round_.terms, round_.opened.kind
+    if contribution.number != round_.number or contribution.kind != kind:  # (2)
+        return (
+            f"this is round {round_.number}, {kind}; the answer is for round {contribution.number}, {contribution.kind}"
+        )
+    if site in round_.accepted or site in round_.declined:  # (5)
+        return "the site has answered already, and differently; its first answer counts"
+    if round_.refusals.get(site, 0) >= MAX_REFUSALS:  # (6)
+        return f"{MAX_REFUSALS} answers were refused in this round; the site is heard again in the next"
+    if contribution.declined:
+        return ""
+    if not 1 <= contribution.records <= terms.max_records:  # (3)
+        return f"{contribution.records} claimed records; the plan allows 1 to {terms.max_records}"
+    size = contribution.update.size if contribution.update else 0
+    if size != _expected_size(terms, kind):  # (4)
+        word = "large" if size > _expected_size(terms, kind) else "small"
+        return f"too {word}: the update must have {_expected_size(terms, kind)} bytes, and has {size}"
+    return ""
+
+
+def _expected_size(terms: RunTerms, kind: str) -> int:
+    return {"statistics": terms.statistics_size, "train": terms.update_size, "evaluate": 0}[kind]
+
+
+def _settle(round_: Round, event: RunEvent, now: float) -> list[RunEvent]:
+    return [event, *_conclusion(apply(round_, event), now)]
+
+
+def _conclusion(round_: Round, now: float) -> list[RunEvent]:
+    possible = len(round_.opened.sites) - len(_answered(round_) - round_.accepted.keys())
+    if possible < round_.terms.quorum:  # (10)
+        return [_stop(round_, now)]
+    return [_close(round_, now)] if not awaited(round_) and _has_quorum(round_) else []  # (7)
+
+
+def _answered(round_: Round) -> frozenset[SiteId]:
+    unheard = {site for site, count in round_.refusals.items() if count >= MAX_REFUSALS}
+    return frozenset(round_.accepted.keys() | round_.declined.keys() | unheard)
+
+
+def _has_quorum(round_: Round) -> bool:
+    return len(round_.accepted) >= round_.terms.quorum
+
+
+def _close(round_: Round, now: float) -> RoundClosed:
+    return RoundClosed(at=now, number=round_.number, contributors=tuple(sorted(round_.accepted)))
+
+
+def _stop(round_: Round, now: float) -> RunStopped:
+    missing = sorted(set(round_.opened.sites) - round_.accepted.keys())
+    words = "; ".join(f"{site}: {round_.declined.get(site) or _silence(round_, site)}" for site in missing)
+    got, need = len(round_.accepted), round_.terms.quorum
+    return RunStopped(at=now, reason=f"round {round_.number} had {got} of {need} answers it needs. Must act: {words}")
+
+
+def _silence(round_: Round, site: SiteId) -> str:
+    return "its answers were refused" if round_.refusals.get(site, 0) >= MAX_REFUSALS else "did not answer in time"

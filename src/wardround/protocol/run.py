@@ -1,0 +1,349 @@
+"""A run: rounds one after another until the agenda is done, folded from its events.
+
+    GATHERING ──enough sites──▶ COLLECTING ──round closed──▶ COMBINING ──combined──▶ COLLECTING … COMPLETED
+        │  ▲ too few, patience left │  ▲                         │ too few sites there: GATHERING
+        │  └──────┘                 │  └── see `round`           │
+        └──────────────────────────▶ STOPPED ◀───────────────────┘  withdrawn, expired, no quorum
+
+`decide` takes a command and returns events; `evolve` folds one event; `run_of` folds a whole stream.
+No state is kept anywhere else, so a hub that was killed carries on from its event log. Rules:
+
+    (1) A run opens with at least a quorum of sites, and every round asks at least a quorum.
+    (2) Rounds follow the agenda in order; a round starts from the model that the last one gave.
+    (3) The first round opens when every site is there, or after `absence_seconds` with a quorum;
+        later rounds ask whoever is there. Too few: wait `round_timeout_seconds`, `patience` times, then stop.
+    (4) A result counts once, for the round that is being combined.
+    (5) A site that left is asked no more; when fewer than a quorum remain the run stops.
+    (6) A run stops when its plan has expired.
+    (7) After its end nothing changes: an answer is told that the round has closed.
+"""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from wardround.errors import ForbiddenError, LocalProtocolError, PeerProtocolError
+from wardround.ids import SiteId
+from wardround.protocol import round as rounds
+from wardround.protocol.events import (
+    GatheringExtended,
+    RoundClosed,
+    RoundCombined,
+    RoundOpened,
+    RunCompleted,
+    RunEvent,
+    RunOpened,
+    RunStopped,
+    RunTerms,
+    SiteLeft,
+    UpdateRefused,
+)
+from wardround.protocol.messages import Contribution, Kind, Task
+from wardround.protocol.plan import BlobRef
+
+__all__ = [
+    "Combined",
+    "Command",
+    "Contributed",
+    "Left",
+    "Phase",
+    "Run",
+    "Ticked",
+    "Withdrawn",
+    "decide",
+    "due",
+    "evolve",
+    "opening",
+    "run_of",
+    "task_for",
+]
+
+
+class Phase(enum.Enum):
+    """Where a run is."""
+
+    GATHERING = "gathering"
+    COLLECTING = "collecting"
+    COMBINING = "combining"
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+
+
+_ENDED = {Phase.COMPLETED, Phase.STOPPED}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's state; a value. `seq` is the number of events folded into it."""
+
+    terms: RunTerms
+    phase: Phase
+    model: BlobRef
+    gather_until: float
+    seq: int = 1
+    round: rounds.Round | None = None
+    standardization: BlobRef | None = None
+    server_state: BlobRef | None = None
+    left: frozenset[SiteId] = frozenset()
+    gatherings: int = 0
+    completed_rounds: int = 0
+    reason: str = ""
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.phase in _ENDED
+
+    @property
+    def sites(self) -> frozenset[SiteId]:
+        """Sites that may still be asked."""
+        return frozenset(self.terms.sites) - self.left
+
+
+@dataclass(frozen=True, slots=True)
+class Contributed:
+    """A site answered; `flaw` is what the hub found wrong with the bytes, or empty."""
+
+    site: SiteId
+    contribution: Contribution
+    flaw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time has passed; `present` are the sites that the hub has heard of lately."""
+
+    present: frozenset[SiteId]
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """The aggregate of round `number` has been computed and stored."""
+
+    number: int
+    model: BlobRef
+    standardization: BlobRef | None
+    server_state: BlobRef | None
+    present: frozenset[SiteId]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A site took its approval back."""
+
+    site: SiteId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The researcher or operator ends the run."""
+
+    reason: str
+
+
+Command: TypeAlias = Contributed | Ticked | Combined | Left | Withdrawn
+
+
+def opening(terms: RunTerms, base: BlobRef, now: float) -> list[RunEvent]:
+    """The first event of a run.
+
+    Raises:
+        PeerProtocolError: Fewer sites than the quorum.
+    """
+    if not 1 <= terms.quorum <= len(set(terms.sites)):  # (1)
+        raise PeerProtocolError(f"a run needs {terms.quorum} sites and has {len(terms.sites)}")
+    return [RunOpened(at=now, terms=terms, base=base)]
+
+
+def decide(run: Run, command: Command, now: float) -> list[RunEvent]:
+    """What follows from a command; an empty list when nothing does.
+
+    Raises:
+        ForbiddenError: A site that is not of this run, or was not asked.
+        PeerProtocolError: An answer for a round that has not been opened.
+    """
+    if isinstance(command, Contributed):
+        return _contributed(run, command, now)
+    if run.is_ended:  # (7)
+        return []
+    match command:
+        case Withdrawn():
+            return [RunStopped(at=now, reason=command.reason)]
+        case Left():
+            return _left(run, command, now)
+        case Combined():
+            return _combined(run, command, now)
+        case Ticked():
+            return _ticked(run, command.present, now)
+
+
+def evolve(run: Run | None, event: RunEvent) -> Run:
+    """Fold one event into the next state.
+
+    Raises:
+        LocalProtocolError: The stored history is out of order.
+    """
+    if run is None:
+        if not isinstance(event, RunOpened):
+            raise LocalProtocolError("a run's first event is its opening")
+        until = event.at + event.terms.absence_seconds
+        return Run(event.terms, Phase.GATHERING, event.base, until)
+    return replace(_evolved(run, event), seq=run.seq + 1)
+
+
+def run_of(events: Iterable[RunEvent]) -> Run:
+    """Fold a whole stream.
+
+    Raises:
+        LocalProtocolError: There are no events, or they are out of order.
+    """
+    run: Run | None = None
+    for event in events:
+        run = evolve(run, event)
+    if run is None:
+        raise LocalProtocolError("a run has at least one event")
+    return run
+
+
+def due(run: Run) -> float | None:
+    """The next instant at which time alone changes something, or None."""
+    if run.phase is Phase.GATHERING:
+        return min(run.gather_until, run.terms.expires)
+    if run.phase is Phase.COLLECTING and run.round is not None:
+        return min(run.round.deadline, run.terms.expires)
+    return None
+
+
+def task_for(run: Run, site: SiteId) -> Task | None:
+    """What `site` is asked to do now, if anything."""
+    round_ = run.round
+    if run.phase is not Phase.COLLECTING or round_ is None or site not in round_.opened.sites:
+        return None
+    if site not in rounds.awaited(round_) | round_.absent or site in run.left:
+        return None
+    return Task(
+        run=run.terms.run,
+        study=run.terms.study,
+        number=round_.number,
+        kind=round_.opened.kind,
+        base=run.model,
+        standardization=run.standardization,
+    )
+
+
+def _contributed(run: Run, command: Contributed, now: float) -> list[RunEvent]:
+    if command.site not in run.terms.sites:
+        raise ForbiddenError(f"{command.site} is not a site of this run")
+    number, round_ = command.contribution.number, run.round
+    if number > (round_.number if round_ else 0):
+        raise PeerProtocolError(f"round {number} has not been opened")
+    if run.is_ended or round_ is None or number < round_.number or run.phase is not Phase.COLLECTING:
+        reason = f"round {number} has closed"
+        return [UpdateRefused(at=now, number=number, site=command.site, reason=reason, late=True)]
+    if command.site in run.left:
+        raise ForbiddenError(f"{command.site} took its approval back")
+    return rounds.receive(round_, command.site, command.contribution, flaw=command.flaw, now=now)
+
+
+def _left(run: Run, command: Left, now: float) -> list[RunEvent]:
+    if command.site not in run.sites:
+        return []
+    events: list[RunEvent] = [SiteLeft(at=now, site=command.site, reason=command.reason)]
+    if len(run.sites) - 1 < run.terms.quorum:  # (5)
+        words = (
+            f"{command.site} took its approval back ({command.reason}), and fewer than {run.terms.quorum} sites remain"
+        )
+        return [*events, RunStopped(at=now, reason=f"{words}. Must act: the researcher")]
+    if run.phase is Phase.COLLECTING and run.round is not None:
+        events += rounds.absent(run.round, frozenset({command.site}), now)
+    return events
+
+
+def _combined(run: Run, command: Combined, now: float) -> list[RunEvent]:
+    if run.phase is not Phase.COMBINING or run.round is None or command.number != run.round.number:  # (4)
+        return []
+    combined = RoundCombined(
+        at=now,
+        number=command.number,
+        model=command.model,
+        standardization=command.standardization,
+        server_state=command.server_state,
+    )
+    if command.number == len(run.terms.agenda):
+        return [combined, RunCompleted(at=now, model=command.model)]
+    return [combined, *_opened(evolve(run, combined), command.present, now)]
+
+
+def _ticked(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
+    if now >= run.terms.expires:  # (6)
+        return [RunStopped(at=now, reason="the plan has expired. Must act: the researcher, with a new plan")]
+    if run.phase is Phase.GATHERING:
+        return _gathered(run, present, now)
+    if run.phase is Phase.COLLECTING and run.round is not None:
+        return rounds.absent(run.round, run.sites - present, now) or rounds.expire(run.round, now)
+    return []
+
+
+def _gathered(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
+    is_first = run.completed_rounds == 0
+    if is_first and run.sites - present and now < run.gather_until:  # (3)
+        return []
+    if opened := _opened(run, present, now):
+        return opened
+    if now < run.gather_until:
+        return []
+    if run.gatherings < run.terms.patience:
+        deadline = now + run.terms.round_timeout_seconds
+        return [GatheringExtended(at=now, present=tuple(sorted(present & run.sites)), deadline=deadline)]
+    missing = ", ".join(sorted(run.sites - present))
+    reason = f"{len(present & run.sites)} of {run.terms.quorum} sites needed are there. Must act: the IT of {missing}"
+    return [RunStopped(at=now, reason=reason)]
+
+
+def _opened(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
+    there = tuple(sorted(present & run.sites))
+    if len(there) < run.terms.quorum:  # (1)
+        return []
+    number = run.completed_rounds + 1  # (2)
+    kind: Kind = run.terms.agenda[number - 1]
+    deadline = now + run.terms.round_timeout_seconds
+    return [RoundOpened(at=now, number=number, kind=kind, sites=there, deadline=deadline)]
+
+
+def _evolved(run: Run, event: RunEvent) -> Run:
+    match event:
+        case RunOpened():
+            raise LocalProtocolError("a run opens once")
+        case GatheringExtended():
+            return replace(run, gather_until=event.deadline, gatherings=run.gatherings + 1)
+        case RoundOpened():
+            return replace(run, phase=Phase.COLLECTING, round=rounds.opened(run.terms, event), gatherings=0)
+        case RoundCombined():
+            return replace(
+                run,
+                phase=Phase.GATHERING,
+                model=event.model,
+                standardization=event.standardization,
+                server_state=event.server_state,
+                completed_rounds=event.number,
+                gather_until=event.at + run.terms.round_timeout_seconds,
+            )
+        case RunCompleted():
+            return replace(run, phase=Phase.COMPLETED)
+        case RunStopped():
+            return replace(run, phase=Phase.STOPPED, reason=event.reason)
+        case SiteLeft():
+            return replace(run, left=run.left | {event.site})
+        case UpdateRefused(late=True):
+            return run
+        case _:
+            return _in_round(run, event)
+
+
+def _in_round(run: Run, event: RunEvent) -> Run:
+    if run.round is None:
+        raise LocalProtocolError("no round has been opened yet")
+    phase = Phase.COMBINING if isinstance(event, RoundClosed) else run.phase
+    return replace(run, round=rounds.apply(run.round, event), phase=phase)

@@ -1,0 +1,155 @@
+"""A study's life at the hub, folded from its events.
+
+    PROPOSED ──every site decided, or `start`──▶ RUNNING ──run completed──▶ EVALUATED ──release──▶ RELEASED
+        │ too many refused: REFUSED                 │ run stopped: may be started again
+        └──────────── withdraw, expire ─────────────┴──▶ WITHDRAWN, EXPIRED
+
+(A draft is a study before it reaches the hub, with the researcher.) Rules:
+
+    (1) Only a participant decides, and only over its own signed decision.
+    (2) A site may approve or refuse until it has decided, and may withdraw its approval at any time.
+    (3) A run starts when every participant has decided and at least `min_participants` approved;
+        the researcher may start it sooner with as many.
+    (4) When so many refuse that `min_participants` cannot be reached, the study ends as refused.
+    (5) Nothing starts after the plan has expired, or after the study has ended.
+"""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from wardround.errors import ForbiddenError, LocalProtocolError, PeerProtocolError
+from wardround.ids import RunId, SiteId, run_id
+from wardround.protocol.events import RunStarted, SiteDecided, StudyEnded, StudyEvent, StudyProposed
+from wardround.protocol.messages import Decision
+
+__all__ = ["Phase", "Study", "approved", "decide", "end", "evolve", "start", "study_of"]
+
+
+class Phase(enum.Enum):
+    """Where a study is."""
+
+    PROPOSED = "proposed"
+    RUNNING = "running"
+    EVALUATED = "evaluated"
+    STOPPED = "stopped"
+    RELEASED = "released"
+    WITHDRAWN = "withdrawn"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+ENDED = {Phase.RELEASED, Phase.WITHDRAWN, Phase.REFUSED, Phase.EXPIRED}
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study's state; a value. `seq` is the number of events folded into it."""
+
+    proposed: StudyProposed
+    phase: Phase = Phase.PROPOSED
+    seq: int = 1
+    verdicts: dict[SiteId, str] = field(default_factory=dict)
+    runs: tuple[RunId, ...] = ()
+    reason: str = ""
+
+
+def approved(study: Study) -> tuple[SiteId, ...]:
+    """Sites whose approval stands, sorted."""
+    return tuple(sorted(site for site, verdict in study.verdicts.items() if verdict == "approve"))
+
+
+def decide(study: Study, decision: Decision, document: bytes, now: float) -> list[StudyEvent]:
+    """Take a site's verified decision.
+
+    Raises:
+        ForbiddenError: The study does not name this site.
+        PeerProtocolError: The study has ended, or the site decided otherwise before.
+    """
+    if decision.site not in study.proposed.participants:  # (1)
+        raise ForbiddenError(f"the study does not name {decision.site}")
+    before = study.verdicts.get(decision.site, "")
+    if before == decision.verdict:
+        return []
+    if study.phase in ENDED or now >= study.proposed.expires:  # (5)
+        raise PeerProtocolError(f"the study is {study.phase.value} or has expired; nothing is decided any more")
+    if (before and decision.verdict != "withdraw") or before == "withdraw":  # (2)
+        raise PeerProtocolError(f"{decision.site} has decided already: {before}")
+    decided = SiteDecided(
+        at=now,
+        site=decision.site,
+        verdict=decision.verdict,
+        person=decision.person,
+        reason=decision.reason,
+        document=document,
+    )
+    return [decided, *_consequence(evolve(study, decided), now)]
+
+
+def start(study: Study, now: float) -> list[StudyEvent]:
+    """Open the next run with the sites that approved.
+
+    Raises:
+        PeerProtocolError: The study runs already or has ended, or too few sites approved.
+    """
+    sites = approved(study)
+    if study.phase not in {Phase.PROPOSED, Phase.STOPPED} or now >= study.proposed.expires:  # (5)
+        raise PeerProtocolError(f"the study is {study.phase.value} or has expired; it cannot be started")
+    if len(sites) < study.proposed.min_participants:  # (3)
+        raise PeerProtocolError(f"{len(sites)} sites approved, the plan needs {study.proposed.min_participants}")
+    run = run_id(study.proposed.study, len(study.runs) + 1)
+    return [RunStarted(at=now, run=run, sites=sites)]
+
+
+def end(study: Study, outcome: Phase, reason: str, now: float) -> list[StudyEvent]:
+    """End a study, or note how its run ended (`EVALUATED`, `STOPPED`)."""
+    if study.phase in ENDED or study.phase is outcome:
+        return []
+    return [StudyEnded(at=now, outcome=outcome.value, reason=reason)]
+
+
+def evolve(study: Study | None, event: StudyEvent) -> Study:
+    """Fold one event into the next state.
+
+    Raises:
+        LocalProtocolError: The stored history is out of order.
+    """
+    if study is None:
+        if not isinstance(event, StudyProposed):
+            raise LocalProtocolError("a study's first event is its proposal")
+        return Study(event)
+    study = replace(study, seq=study.seq + 1)
+    match event:
+        case StudyProposed():
+            raise LocalProtocolError("a study is proposed once")
+        case SiteDecided():
+            return replace(study, verdicts=study.verdicts | {event.site: event.verdict})
+        case RunStarted():
+            return replace(study, phase=Phase.RUNNING, runs=(*study.runs, event.run))
+        case StudyEnded():
+            return replace(study, phase=Phase(event.outcome), reason=event.reason)
+
+
+def study_of(events: Iterable[StudyEvent]) -> Study:
+    """Fold a whole stream.
+
+    Raises:
+        LocalProtocolError: There are no events, or they are out of order.
+    """
+    study: Study | None = None
+    for event in events:
+        study = evolve(study, event)
+    if study is None:
+        raise LocalProtocolError("a study has at least one event")
+    return study
+
+
+def _consequence(study: Study, now: float) -> list[StudyEvent]:
+    if study.phase is not Phase.PROPOSED:
+        return []
+    participants = study.proposed.participants
+    refused = sum(verdict != "approve" for verdict in study.verdicts.values())
+    if len(participants) - refused < study.proposed.min_participants:  # (4)
+        reason = f"{refused} of {len(participants)} sites refused; the plan needs {study.proposed.min_participants}"
+        return [StudyEnded(at=now, outcome=Phase.REFUSED.value, reason=reason)]
+    return start(study, now) if len(study.verdicts) == len(participants) else []  # (3)
