@@ -8,7 +8,7 @@ server in `wardround.hub`.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from wardround.clinical.contract import DataContract
 from wardround.clinical.table import StudyTable
@@ -34,6 +34,7 @@ __all__ = [
     "Clock",
     "Entropy",
     "EventLog",
+    "Files",
     "HubClient",
     "RecordSource",
     "Registry",
@@ -248,6 +249,36 @@ class Vault(Protocol):
         ...
 
 
+class Files(Protocol):
+    """A node's folder of verified downloads, and its way to read an open file."""
+
+    def fetch(self, ref: BlobRef, scope: str, hub: "HubClient", inline: bytes) -> str:
+        """Path of a file with exactly the blob's bytes, taken from `inline` or downloaded where it is not there yet.
+
+        Raises:
+            DigestMismatchError: The hub sent other bytes.
+            StorageFullError: The disk is full.
+            UnavailableError: The hub did not answer.
+        """
+        ...
+
+    def bytes_of(self, path: str) -> bytes:
+        """A small fetched file's bytes."""
+        ...
+
+    def keep_only(self, digests: frozenset[Digest]) -> None:
+        """Forget all other files."""
+        ...
+
+    def reference(self, descriptor: int, size: int) -> BlobRef:
+        """Digest and size of an open file."""
+        ...
+
+    def read(self, descriptor: int, size: int) -> bytes:
+        """A small open file's bytes."""
+        ...
+
+
 class RecordSource(Protocol):
     """A hospital's records, read-only."""
 
@@ -334,8 +365,8 @@ class HubClient(Protocol):
         """Hand in a signed plan."""
         ...
 
-    def withdraw(self, study: StudyId, reason: str) -> StudyStatus:
-        """Take a study back."""
+    def act(self, study: StudyId, action: Literal["start", "release", "withdraw"], reason: str) -> StudyStatus:
+        """Start a study, release its model, or take it back."""
         ...
 
     def run(self, run: RunId, *, after: int = 0, wait_seconds: float = 0.0) -> RunStatus:

@@ -149,7 +149,7 @@ class RoundCombined(_Event, frozen=True, tag="round-combined"):
     number: int
     model: BlobRef
     standardization: BlobRef | None
-    server_state: BlobRef | None
+    server_state: tuple[BlobRef, ...]
 
 
 class RunCompleted(_Event, frozen=True, tag="run-completed"):

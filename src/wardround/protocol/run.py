@@ -84,7 +84,7 @@ class Run:
     seq: int = 1
     round: rounds.Round | None = None
     standardization: BlobRef | None = None
-    server_state: BlobRef | None = None
+    server_state: tuple[BlobRef, ...] = ()
     left: frozenset[SiteId] = frozenset()
     gatherings: int = 0
     completed_rounds: int = 0
@@ -124,7 +124,7 @@ class Combined:
     number: int
     model: BlobRef
     standardization: BlobRef | None
-    server_state: BlobRef | None
+    server_state: tuple[BlobRef, ...]
     present: frozenset[SiteId]
 
 

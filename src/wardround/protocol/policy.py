@@ -1,0 +1,94 @@
+"""A site's own policy: what it will never do, whatever a plan says and whoever approved it.
+
+The policy is checked when people review a plan and again before every round, so a policy made
+stricter takes effect at once. It can only say no.
+"""
+
+import msgspec
+
+from wardround.errors import PolicyError
+from wardround.ids import Digest, SiteId
+from wardround.protocol.plan import CodePackage, Plan
+
+__all__ = ["SitePolicy", "check", "explain", "refusals"]
+
+
+class SitePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the site allows. An empty list of researchers allows all; an empty list of code digests allows none.
+
+    Sizes are in bytes, times in seconds; `max_records` caps the number of records that the site claims
+    as its weight, and `min_participants` the smallest crowd that its update may hide in.
+    """
+
+    researchers: tuple[SiteId, ...] = ()
+    code_digests: tuple[Digest, ...] = ()
+    min_participants: int = 2
+    min_records: int = 10
+    max_records: int = 10_000_000
+    max_rounds: int = 10_000
+    max_model_bytes: int = 4 * 1024**3
+    max_worker_seconds: float = 24 * 3600.0
+    max_worker_memory_bytes: int = 64 * 1024**3
+
+
+def refusals(policy: SitePolicy, plan: Plan, site: SiteId, now: float) -> list[str]:
+    """Every reason why this site will not follow this plan; empty when there is none."""
+    reasons: list[str] = []
+    if site not in plan.participants:
+        reasons.append(f"the plan does not name {site}")
+    if now >= plan.expires:
+        reasons.append("the plan has expired")
+    if policy.researchers and plan.researcher not in policy.researchers:
+        reasons.append(f"this site's policy does not list the researcher {plan.researcher}")
+    if isinstance(plan.model, CodePackage) and plan.model.package.digest not in policy.code_digests:
+        reasons.append(f"this site's policy does not allow the study code {plan.model.package.digest[:16]}…")
+    bounds = (
+        ("participants", plan.min_participants, ">=", policy.min_participants),
+        ("rounds", plan.training.rounds, "<=", policy.max_rounds),
+        ("model bytes", plan.initial.size, "<=", policy.max_model_bytes),
+        ("worker seconds", plan.limits.worker_seconds, "<=", policy.max_worker_seconds),
+        ("worker memory in bytes", plan.limits.worker_memory_bytes, "<=", policy.max_worker_memory_bytes),
+    )
+    for what, value, relation, bound in bounds:
+        if (relation == ">=" and value < bound) or (relation == "<=" and value > bound):
+            word = "at least" if relation == ">=" else "at most"
+            reasons.append(f"the plan has {value:g} {what}, this site's policy asks for {word} {bound:g}")
+    return reasons
+
+
+def check(policy: SitePolicy, plan: Plan, site: SiteId, now: float) -> None:
+    """Raise unless the policy allows the plan.
+
+    Raises:
+        PolicyError: With every reason.
+    """
+    if reasons := refusals(policy, plan, site, now):
+        raise PolicyError("; ".join(reasons))
+
+
+def explain(plan: Plan) -> list[str]:
+    """What the plan will do, in plain words for the person who approves it."""
+    data, training = plan.data, plan.training
+    columns = ", ".join(
+        f"{column.name} ({column.unit if column.kind == 'number' else column.kind})" for column in data.columns
+    )
+    work = f"{training.epochs} pass(es) over the records" if training.epochs else f"{training.steps} training steps"
+    if isinstance(plan.model, CodePackage):
+        code = f"It runs study code from the package with digest {plan.model.package.digest} ({plan.model.factory})."
+    else:
+        code = f"It trains Wardround's built-in model {plan.model.name!r}; no study code is run."
+    standardize = data.scaling == "federated"
+    sums = "Once, the sum, sum of squares and count of each column leave the site. " if standardize else ""
+    return [
+        f"{plan.title}: {plan.purpose} (legal basis: {plan.legal_basis}). The researcher is {plan.researcher}.",
+        f"It reads {len(data.columns)} columns: {columns}; and learns {data.label.name!r} ({data.label.outcome}).",
+        code,
+        f"{len(plan.participants)} sites are asked, at least {plan.min_participants} must take part: "
+        f"{', '.join(plan.participants)}.",
+        f"In each of {training.rounds} rounds this site does {work}.",
+        f"{sums}In each round a model update of {plan.initial.size:,} bytes, the number of training records, and metrics "
+        f"on held-out records (counts, AUC and the like) leave the site. No record leaves it.",
+        "The update is not masked or noised in this version: the hub's operator can see it. docs/limitations.md says what that means.",
+        f"One round may use {plan.limits.worker_seconds:g} s and {plan.limits.worker_memory_bytes / 1024**3:.1f} GiB here. "
+        f"A site with fewer than {data.min_records} records takes no part.",
+    ]

@@ -1,0 +1,109 @@
+"""The node's side of a study's life: what its people see, decide and have decided.
+
+A decision is signed by the node's key, kept in the vault before it is sent, and binds the exact bytes
+of the plan: the study's name is their digest. `approved_plan` is the only way to a plan that may run.
+"""
+
+import msgspec
+
+from wardround.codec import canonical
+from wardround.crypto import certificate, signing
+from wardround.errors import DigestMismatchError, PolicyError
+from wardround.ids import CommandId, SiteId, StudyId, digest_name
+from wardround.ports import Clock, HubClient, Vault
+from wardround.protocol import messages, plan as plans, policy as policies
+from wardround.protocol.messages import Decision, StudyStatus
+from wardround.protocol.plan import Plan, SignedPlan
+from wardround.protocol.policy import SitePolicy
+
+__all__ = ["Approvals"]
+
+
+class Approvals:
+    """One site's decisions about studies."""
+
+    def __init__(
+        self,
+        site: SiteId,
+        *,
+        key: signing.PrivateKey,
+        authority: bytes,
+        hub: HubClient,
+        vault: Vault,
+        policy: SitePolicy,
+        clock: Clock,
+    ) -> None:
+        self._site, self._key, self._authority = site, key, authority
+        self._hub, self._vault, self._policy, self._clock = hub, vault, policy, clock
+
+    def review(self, study: StudyId) -> tuple[Plan, list[str], list[str]]:
+        """Fetch and check a plan: the plan, what it will do in plain words, and the policy's objections.
+
+        Raises:
+            DigestMismatchError: The hub sent another plan than the one asked for.
+            SignatureError: It is not signed by its researcher.
+        """
+        plan = self._verified(study, self._hub.plan(study))
+        return plan, policies.explain(plan), policies.refusals(self._policy, plan, self._site, self._clock.now())
+
+    def decide(self, study: StudyId, verdict: str, *, person: str, reason: str) -> StudyStatus:
+        """Sign, keep and send what the site's people decided.
+
+        Raises:
+            PolicyError: The site's policy does not allow approving this plan.
+            DigestMismatchError: The hub sent another plan than the one asked for.
+            SignatureError: It is not signed by its researcher.
+        """
+        signed = self._hub.plan(study)
+        plan = self._verified(study, signed)
+        if verdict == "approve":
+            policies.check(self._policy, plan, self._site, self._clock.now())
+            self._vault.put(f"plan.{study}", messages.encode(signed))
+        now = self._clock.now()
+        command = CommandId(canonical.digest(f"{study} {self._site} {verdict}".encode()))
+        fields = {"study": study, "site": self._site, "verdict": verdict, "person": person, "reason": reason}
+        decision = msgspec.convert({**fields, "command": command, "decided_at": now}, Decision)
+        signature = signing.sign(messages.decision_bytes(decision), self._key)
+        decision = msgspec.structs.replace(decision, signature=signature)
+        self._vault.put(f"decision.{study}", messages.encode(decision))
+        return self._hub.decide(decision)
+
+    def approved_plan(self, study: StudyId) -> Plan:
+        """The plan that this site's people approved, checked anew against digest, policy and expiry.
+
+        Raises:
+            PolicyError: Nobody approved it here, the approval was taken back, or the policy forbids it now.
+            DigestMismatchError: The kept plan is not the one that the study is named after.
+        """
+        kept = self._vault.get(f"decision.{digest_name(study)}")
+        decision = messages.decode(kept, Decision) if kept else None
+        if decision is None or decision.verdict != "approve":
+            raise PolicyError("nobody at this site approved this plan; `wardround node review` shows it")
+        signing.verify(decision.signature, messages.decision_bytes(decision), self._key.public_key())
+        stored = self._vault.get(f"plan.{study}")
+        if stored is None:
+            raise PolicyError("the approved plan is not kept here; approve it again")
+        signed = messages.decode(stored, SignedPlan)
+        _check_digest(study, signed)
+        plan = canonical.decode(signed.plan, Plan)
+        plans.check(plan)
+        policies.check(self._policy, plan, self._site, self._clock.now())
+        return plan
+
+    def decisions(self) -> list[Decision]:
+        """Every decision kept at this site."""
+        values = [self._vault.get(name) for name in self._vault.names("decision.")]
+        return [messages.decode(value, Decision) for value in values if value]
+
+    def _verified(self, study: StudyId, signed: SignedPlan) -> Plan:
+        _check_digest(study, signed)
+        identity = self._hub.identity(signed.researcher)
+        name, role, key = certificate.open_identity(identity.certificate, self._authority, self._clock.now())
+        if name != signed.researcher or role != "researcher":
+            raise PolicyError("the plan is not signed by an enrolled researcher")
+        return plans.verify(signed, key)
+
+
+def _check_digest(study: StudyId, signed: SignedPlan) -> None:
+    if canonical.digest(signed.plan) != digest_name(study):
+        raise DigestMismatchError("these are not the bytes of the plan that was approved; it was changed")

@@ -1,0 +1,192 @@
+"""The node's side of a run: checks the plan, reads, trains, answers.
+
+`perform` takes a task to its receipt. It keeps nothing between rounds that matters: after a crash the
+hub gives the task again, and the same task on the same records gives the same update, bit for bit.
+What leaves the site is built here and nowhere else: sums of columns, updates, numbers of records,
+metrics, and, where the site takes no part, the code of the reason.
+"""
+
+import threading
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from wardround.aggregation import standardization
+from wardround.clinical import contract as data_contract
+from wardround.clinical.table import StudyTable
+from wardround.codec import canonical, tensors
+from wardround.errors import (
+    ClinicalError,
+    CodecError,
+    PolicyError,
+    TooFewRecordsError,
+    TrainingError,
+    UnavailableError,
+    WardroundError,
+)
+from wardround.ids import CommandId, RunId, SiteId
+from wardround.ports import Files, HubClient, RecordSource, Trained, Worker
+from wardround.protocol.messages import INLINE_BYTES, Contribution, Receipt, Task
+from wardround.protocol.plan import BlobRef, CodePackage, Plan, statistics_manifest
+from wardround.protocol.policy import SitePolicy
+from wardround.services.approvals import Approvals
+
+__all__ = ["Participant", "Progress"]
+
+Progress = Callable[[str, Task], None]
+"""Told what is being done: "loading", "fetching", "training", "sending", "done", "declined"."""
+
+
+class Participant:
+    """One site's part in runs; a run's records and worker stay with it until the run has ended.
+
+    `source` opens the site's records for a study, `worker` starts a run's worker process.
+    """
+
+    def __init__(
+        self,
+        site: SiteId,
+        *,
+        approvals: Approvals,
+        hub: HubClient,
+        files: Files,
+        policy: SitePolicy,
+        source: Callable[[Plan], RecordSource],
+        worker: Callable[[Plan, StudyTable, bytes | None], Worker],
+        progress: Progress = lambda _what, _task: None,
+    ) -> None:
+        self._site, self._approvals, self._hub, self._files = site, approvals, hub, files
+        self._policy, self._source, self._worker, self._progress = policy, source, worker, progress
+        self._tables: dict[RunId, StudyTable] = {}
+        self._workers: dict[RunId, Worker] = {}
+        self._lock = threading.Lock()
+
+    def perform(self, task: Task) -> Receipt:
+        """Do what a task asks, as far as plan, approval and policy allow, and hand in the answer.
+
+        Raises:
+            UnavailableError: The hub or the records did not answer; the task can be performed again.
+        """
+        try:
+            contribution = self._contribution(task)
+        except UnavailableError:
+            raise
+        except (PolicyError, ClinicalError, TrainingError, CodecError) as error:
+            self._progress("declined", task)
+            contribution = Contribution(
+                command=CommandId(""), run=task.run, number=task.number, kind=task.kind, declined=_public(error)
+            )
+        self._progress("sending", task)
+        receipt = self._hub.contribute(_named(contribution, self._site))
+        self._progress("done", task)
+        return receipt
+
+    def end(self, run: RunId) -> None:
+        """Let go of a run's records and end its worker."""
+        with self._lock:
+            self._tables.pop(run, None)
+            worker = self._workers.pop(run, None)
+        if worker is not None:
+            worker.close()
+
+    def close(self) -> None:
+        """End every worker."""
+        for run in list({*self._tables, *self._workers}):
+            self.end(run)
+
+    def _contribution(self, task: Task) -> Contribution:
+        plan = self._approvals.approved_plan(task.study)
+        table = self._table(task, plan)
+        training = int(np.count_nonzero(~table.held_out))
+        records = min(training, plan.limits.max_records, self._policy.max_records)
+        if task.kind == "statistics":
+            return self._statistics(task, plan, table, records)
+        trained = self._trained(task, plan, table)
+        update, inline = None, b""
+        if trained.update is not None:
+            update = self._files.reference(trained.update, trained.update_size)
+            if update.size <= INLINE_BYTES:
+                inline = self._files.read(trained.update, update.size)
+            else:
+                self._progress("sending", task)
+                self._hub.upload(task.run, update, trained.update)
+        return Contribution(
+            command=CommandId(""),
+            run=task.run,
+            number=task.number,
+            kind=task.kind,
+            records=min(trained.records, records) or records,
+            update=update,
+            evaluation=trained.evaluation,
+            train_seconds=round(trained.seconds, 3),
+            update_inline=inline,
+        )
+
+    def _table(self, task: Task, plan: Plan) -> StudyTable:
+        if task.run not in self._tables:
+            self._progress("loading", task)
+            table = self._source(plan).load(plan.data)
+            needed = max(plan.data.min_records, self._policy.min_records)
+            if len(table.labels) < needed:
+                raise TooFewRecordsError(f"{len(table.labels)} usable records; the plan and this site need {needed}")
+            self._tables[task.run] = table
+        return self._tables[task.run]
+
+    def _statistics(self, task: Task, plan: Plan, table: StudyTable, records: int) -> Contribution:
+        numeric = np.array(data_contract.numeric_features(plan.data))
+        sums = standardization.sums(table.features[~table.held_out], numeric)
+        data = tensors.pack(
+            dict(zip(("count", "sum", "sum_of_squares"), sums, strict=True)), statistics_manifest(plan.data)
+        )
+        ref = BlobRef(canonical.digest(data), len(data))
+        inline = data if len(data) <= INLINE_BYTES else b""
+        if not inline:
+            raise CodecError("too many columns: the statistics do not fit into a message")
+        return Contribution(
+            command=CommandId(""),
+            run=task.run,
+            number=task.number,
+            kind="statistics",
+            records=records,
+            update=ref,
+            update_inline=inline,
+        )
+
+    def _trained(self, task: Task, plan: Plan, table: StudyTable) -> Trained:
+        self._progress("fetching", task)
+        base = self._files.fetch(task.base, task.run, self._hub, task.base_inline)
+        keep = {task.base.digest}
+        statistics = b""
+        if task.standardization is not None:
+            statistics = self._small(task.standardization, task.run, task.standardization_inline)
+            tensors.unpack(statistics, statistics_manifest(plan.data))
+            keep.add(task.standardization.digest)
+        worker = self._resident(task, plan, table)
+        self._progress("training", task)
+        trained = worker.perform(task.number, task.kind, base, statistics)
+        self._files.keep_only(frozenset(keep))
+        return trained
+
+    def _resident(self, task: Task, plan: Plan, table: StudyTable) -> Worker:
+        if task.run not in self._workers:
+            package = None
+            if isinstance(plan.model, CodePackage):
+                package = self._small(plan.model.package, task.study, b"")
+            self._workers[task.run] = self._worker(plan, table, package)
+        return self._workers[task.run]
+
+    def _small(self, ref: BlobRef, scope: str, inline: bytes) -> bytes:
+        path = self._files.fetch(ref, scope, self._hub, inline)
+        return self._files.bytes_of(path)
+
+
+def _named(contribution: Contribution, site: SiteId) -> Contribution:
+    """Give the answer a command id that is a function of its content, so that a retry is the same command."""
+    content = msgspec.msgpack.encode(msgspec.structs.replace(contribution, update_inline=b"", train_seconds=0.0))
+    return msgspec.structs.replace(contribution, command=CommandId(canonical.digest(site.encode() + b"\n" + content)))
+
+
+def _public(error: WardroundError) -> str:
+    """What the hub may know of a local error: its kind, never its text, which may hold counts and local names."""
+    return f"{error.code}: {(type(error).__doc__ or '').splitlines()[0]} {error.who} must act; details are in the node's log"
