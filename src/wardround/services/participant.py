@@ -134,11 +134,9 @@ class Participant:
         return self._tables[task.run]
 
     def _statistics(self, task: Task, plan: Plan, table: StudyTable, records: int) -> Contribution:
-        numeric = np.array(data_contract.numeric_features(plan.data))
-        sums = standardization.sums(table.features[~table.held_out], numeric)
-        data = tensors.pack(
-            dict(zip(("count", "sum", "sum_of_squares"), sums, strict=True)), statistics_manifest(plan.data)
-        )
+        numeric = data_contract.numeric_features(plan.data)
+        sums = standardization.site_sums(table.features[~table.held_out], numeric)
+        data = tensors.pack(sums, statistics_manifest(plan.data))
         ref = BlobRef(canonical.digest(data), len(data))
         inline = data if len(data) <= INLINE_BYTES else b""
         if not inline:

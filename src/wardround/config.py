@@ -1,0 +1,98 @@
+"""Every setting of a hub and of a node: one TOML file, then ``WARDROUND_…`` variables.
+
+Unknown keys are errors. Secrets are given by reference (``file:keys/ca.key`` or ``env:NAME``), never by
+value; relative paths count from the file's folder.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from wardround.errors import ConfigError
+from wardround.ids import SiteId
+from wardround.protocol.policy import SitePolicy
+
+__all__ = ["HubConfig", "NodeConfig", "ResearcherConfig", "load", "secret"]
+
+_T = TypeVar("_T")
+
+
+class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A hub. `max_blob_bytes` bounds what a researcher may upload before any plan names a size."""
+
+    listen: str = "127.0.0.1:8443"
+    url: str = "https://127.0.0.1:8443"
+    database: str = "sqlite:///state/hub.sqlite"
+    blobs: str = "state/blobs"
+    authority: str = "authority.crt"
+    authority_key: str = "file:keys/authority.key"
+    tls_certificate: str = "tls.crt"
+    tls_key: str = "file:keys/tls.key"
+    max_blob_bytes: int = 4 * 1024**3
+    request_window_seconds: float = 300.0
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A hospital's node: whom it belongs to, which hub it dials, where its records are, and its policy."""
+
+    name: SiteId
+    hub: str
+    authority: str = "authority.crt"
+    certificate: str = "node.crt"
+    key: str = "file:keys/node.key"
+    state: str = "state"
+    state_key: str = "file:keys/state.key"
+    mapping: str = "mapping.toml"
+    policy: SitePolicy = SitePolicy()
+
+
+class ResearcherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A researcher's place at a hub."""
+
+    name: SiteId
+    hub: str
+    authority: str = "authority.crt"
+    certificate: str = "researcher.crt"
+    key: str = "file:keys/researcher.key"
+
+
+def load(text: str, kind: type[_T], environ: Mapping[str, str], prefix: str) -> _T:
+    """Read settings from TOML text and from ``<prefix><NAME>`` variables, which win.
+
+    Raises:
+        ConfigError: Not TOML, an unknown key, or a value of the wrong type; names the key, never the value.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the settings are not TOML: {error}") from None
+    for name, value in environ.items():
+        if name.startswith(prefix):
+            values[name.removeprefix(prefix).lower()] = value
+    for name, value in values.items():
+        if name.endswith("key") and not str(value).startswith(("file:", "env:")):
+            raise ConfigError(f"setting {name!r} is a secret: give a reference such as file:keys/{name}, not its value")
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"a setting is wrong: {error}") from None
+
+
+def secret(reference: str, base: Path, environ: Mapping[str, str]) -> bytes:
+    """The bytes that a reference stands for.
+
+    Raises:
+        ConfigError: The reference leads nowhere, or to a file that others can read.
+    """
+    scheme, _, rest = reference.partition(":")
+    if scheme == "env" and rest in environ:
+        return environ[rest].encode()
+    path = base / rest
+    if scheme != "file" or not path.is_file():
+        raise ConfigError(f"the secret {scheme}:{rest} is not there")
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"{path} can be read by others; run: chmod 600 {path}")
+    return path.read_bytes()

@@ -1,0 +1,301 @@
+"""The hub as an ASGI application: routes in, services called, problems out."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Literal
+
+import msgspec
+import structlog
+from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from wardround.errors import CodecError, ForbiddenError, WardroundError
+from wardround.hub import blob_routes, openapi
+from wardround.hub.authentication import Caller, WrongChallengeError
+from wardround.hub.problem import problem_of, response
+from wardround.hub.state import HubState
+from wardround.ids import RunId, SiteId, StudyId, site_id
+from wardround.protocol import messages
+from wardround.protocol.messages import Contribution, Decision, Enrolment, Proposal, TaskRequest
+from wardround.protocol.study import Phase
+
+__all__ = ["MAX_HOLD_SECONDS", "create_app"]
+
+MAX_HOLD_SECONDS = 55.0
+_IDLE_SECONDS = 5.0
+_log = structlog.get_logger("wardround.hub")
+
+Handler = Callable[[Request, HubState, Caller, bytes], Awaitable[Response]]
+BlobHandler = Callable[[Request, HubState, Caller], Awaitable[Response]]
+
+
+class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a researcher does with a study of theirs."""
+
+    action: Literal["start", "release", "withdraw"]
+    reason: str = ""
+
+
+def create_app(make_state: Callable[[asyncio.AbstractEventLoop], HubState]) -> Starlette:
+    """The application; `make_state` is called once the event loop runs."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        state = make_state(asyncio.get_running_loop())
+        app.state.hub = state
+        async with asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(_keep_working(state))
+            yield
+            work.cancel()
+        state.bell.close()
+        state.executor.shutdown()
+
+    return Starlette(
+        lifespan=lifespan,
+        routes=[
+            Route("/healthz", _health),
+            Route("/readyz", _ready),
+            Route("/metrics", _metrics),
+            Route("/openapi.json", _openapi),
+            Route("/v1/authority", _authority),
+            Route("/v1/enrolments", _enrol, methods=["POST"]),
+            Route("/v1/tasks", _signed(_task), methods=["POST"]),
+            Route("/v1/contributions", _signed(_contribute), methods=["POST"]),
+            Route("/v1/studies", _signed(_studies), methods=["GET"]),
+            Route("/v1/studies", _signed(_propose), methods=["POST"]),
+            Route("/v1/studies/{study}/plan", _signed(_plan), methods=["GET"]),
+            Route("/v1/studies/{study}/decisions", _signed(_decide), methods=["POST"]),
+            Route("/v1/studies/{study}/actions", _signed(_act), methods=["POST"]),
+            Route("/v1/runs/{run}", _signed(_run), methods=["GET"]),
+            Route("/v1/identities/{name}", _signed(_identity), methods=["GET"]),
+            Route("/v1/blobs/{scope}/{digest}", _signed(_blob), methods=["GET"]),
+            Route("/v1/blobs/{scope}/{digest}", _streamed(blob_routes.upload), methods=["PUT"]),
+        ],
+    )
+
+
+def _signed(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """A route whose whole body is read, bounded, and covered by the caller's signature."""
+
+    async def handle(request: Request, state: HubState) -> Response:
+        body = await _bounded_body(request)
+        caller = state.authentication.check(
+            request.method, _target(request), request.headers, content=hashlib.sha256(body).digest()
+        )
+        return await handler(request, state, caller, body)
+
+    return _answering(handle)
+
+
+def _streamed(handler: BlobHandler) -> Callable[[Request], Awaitable[Response]]:
+    """A route whose body comes as a stream; the signature covers the digest of the whole blob."""
+
+    async def handle(request: Request, state: HubState) -> Response:
+        caller = state.authentication.check(request.method, _target(request), request.headers, content=None)
+        return await handler(request, state, caller)
+
+    return _answering(handle)
+
+
+def _answering(
+    handle: Callable[[Request, HubState], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        state: HubState = request.app.state.hub
+        try:
+            result = await handle(request, state)
+        except WardroundError as error:
+            result = _refusal(state, error)
+        except Exception:
+            # The request boundary: whatever went wrong, the peer learns nothing but that it did.
+            _log.exception("request failed")
+            result = _refusal(state, WardroundError("internal"))
+        state.metrics.requests.labels(request.scope["route"].path, result.status_code).inc()
+        return result
+
+    return answer
+
+
+def _refusal(state: HubState, error: WardroundError) -> Response:
+    challenge = state.authentication.challenge if isinstance(error, WrongChallengeError) else ""
+    if not challenge:
+        state.metrics.refusals.labels(error.code).inc()
+        _log.info("refused", code=error.code)
+    return response(problem_of(error, now=state.clock.now(), challenge=challenge))
+
+
+async def _bounded_body(request: Request) -> bytes:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > messages.MAX_MESSAGE_BYTES:
+            raise CodecError(f"a message may have at most {messages.MAX_MESSAGE_BYTES} bytes")
+    return bytes(body)
+
+
+def _target(request: Request) -> str:
+    query = request.url.query
+    return f"{request.url.path}?{query}" if query else request.url.path
+
+
+def _packed(message: object) -> Response:
+    return Response(msgspec.msgpack.encode(message), media_type="application/msgpack")
+
+
+async def _enrol(request: Request) -> Response:
+    async def handle(request: Request, state: HubState) -> Response:
+        enrolment = messages.decode(await _bounded_body(request), Enrolment)
+        return _packed(await state.threads(state.enrolments.enrol, enrolment))
+
+    return await _answering(handle)(request)
+
+
+async def _authority(request: Request) -> Response:
+    return Response(request.app.state.hub.authority, media_type="application/x-pem-file")
+
+
+async def _health(request: Request) -> Response:
+    state: HubState = request.app.state.hub
+    return Response(msgspec.json.encode({"status": "ok", "time": state.clock.now()}), media_type="application/json")
+
+
+async def _ready(request: Request) -> Response:
+    async def handle(_: Request, state: HubState) -> Response:
+        await state.threads(state.studies.all)
+        return Response(b'{"status":"ready"}', media_type="application/json")
+
+    return await _answering(handle)(request)
+
+
+async def _metrics(request: Request) -> Response:
+    state: HubState = request.app.state.hub
+    state.metrics.active_runs.set(len(state.coordinator.active()))
+    return Response(generate_latest(state.metrics.registry), media_type="text/plain; version=0.0.4")
+
+
+async def _openapi(_: Request) -> Response:
+    return Response(msgspec.json.encode(openapi.document()), media_type="application/json")
+
+
+async def _task(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
+    """Hold the request until there is a task for this site, or its time is up."""
+    state.enrolments.require(caller.role, "site")
+    asked = messages.decode(body, TaskRequest)
+    until = time.monotonic() + min(max(asked.wait_seconds, 0.0), MAX_HOLD_SECONDS)
+    with state.bell.listen(caller.name) as place:
+        while True:
+            task = await state.threads(state.coordinator.next_task, caller.name, asked)
+            left = until - time.monotonic()
+            if task is not None or left <= 0 or state.bell.is_closing:
+                return _packed(task) if task is not None else Response(status_code=204)
+            # Wakes now and then without a ring too, so that a site that waits counts as present.
+            await place.rung(min(left, _IDLE_SECONDS))
+
+
+async def _contribute(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
+    state.enrolments.require(caller.role, "site")
+    contribution = messages.decode(body, Contribution)
+    return _packed(await state.threads(state.coordinator.contribute, caller.name, contribution))
+
+
+async def _studies(_: Request, state: HubState, caller: Caller, __: bytes) -> Response:
+    return _packed(await state.threads(state.studies.concerning, caller.name))
+
+
+async def _propose(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
+    state.enrolments.require(caller.role, "researcher")
+    return _packed(await state.threads(state.studies.propose, caller.name, messages.decode(body, Proposal)))
+
+
+async def _plan(request: Request, state: HubState, caller: Caller, _: bytes) -> Response:
+    study = StudyId(request.path_params["study"])
+    plan = await state.threads(state.studies.plan_of, study)
+    if caller.name not in (*plan.participants, plan.researcher):
+        raise ForbiddenError(f"the study does not name {caller.name}")
+    return _packed(await state.threads(state.studies.signed_plan, study))
+
+
+async def _decide(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
+    state.enrolments.require(caller.role, "site")
+    decision = messages.decode(body, Decision)
+    if decision.study != request.path_params["study"]:
+        raise CodecError("the decision is about another study than the address")
+    return _packed(await state.threads(state.studies.decide, caller.name, decision))
+
+
+async def _act(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
+    state.enrolments.require(caller.role, "researcher")
+    study, asked = StudyId(request.path_params["study"]), messages.decode(body, Action)
+    if asked.action == "start":
+        return _packed(await state.threads(state.studies.start, caller.name, study))
+    outcome = Phase.RELEASED if asked.action == "release" else Phase.WITHDRAWN
+    return _packed(await state.threads(state.studies.finish, caller.name, study, outcome, asked.reason))
+
+
+async def _run(request: Request, state: HubState, caller: Caller, _: bytes) -> Response:
+    """A run's state and new events; held until there is a new one, or its time is up."""
+    run = RunId(request.path_params["run"])
+    terms = (await state.threads(state.coordinator.state, run)).terms
+    researcher = (await state.threads(state.studies.plan_of, terms.study)).researcher
+    if caller.name not in (*terms.sites, researcher):
+        raise ForbiddenError(f"{caller.name} is not of this run")
+    after, wait = _number(request, "after"), _number(request, "wait")
+    until = time.monotonic() + min(wait, MAX_HOLD_SECONDS)
+    with state.bell.listen(run) as place:
+        while True:
+            status = await state.threads(state.coordinator.status, run, after=int(after))
+            left = until - time.monotonic()
+            if status.events or left <= 0 or state.bell.is_closing:
+                return _packed(status)
+            await place.rung(left)
+
+
+async def _identity(request: Request, state: HubState, _: Caller, __: bytes) -> Response:
+    name: SiteId = site_id(request.path_params["name"])
+    return _packed(await state.threads(state.enrolments.identity, name))
+
+
+async def _blob(request: Request, state: HubState, caller: Caller, _: bytes) -> Response:
+    if "offset" in request.query_params:
+        return await blob_routes.offset(request, state, caller)
+    return await blob_routes.download(request, state, caller)
+
+
+def _number(request: Request, name: str) -> float:
+    text = request.query_params.get(name, "0")
+    if not text.replace(".", "", 1).isdigit() or len(text) > 12:
+        raise CodecError(f"{name} must be a number")
+    return float(text)
+
+
+async def _keep_working(state: HubState) -> None:
+    """Combine closed rounds and let time pass, for as long as the hub runs."""
+    with state.bell.listen("work") as place:
+        while True:
+            wait = _IDLE_SECONDS
+            try:
+                due = await state.threads(_work, state)
+                wait = _IDLE_SECONDS if due is None else min(max(due - state.clock.now(), 0.01), _IDLE_SECONDS)
+            except WardroundError as error:
+                _log.warning("work will be tried again", code=error.code)
+            except Exception:
+                # The hub's main loop: one run's failure must not end the others.
+                _log.exception("work failed")
+            with suppress(TimeoutError):
+                await place.rung(wait)
+
+
+def _work(state: HubState) -> float | None:
+    while waiting := state.coordinator.combining():
+        for run in waiting:
+            with state.metrics.combine_seconds.time():
+                state.coordinator.combine(run)
+            state.metrics.rounds.inc()
+    state.studies.tick()
+    return state.coordinator.tick()

@@ -1,0 +1,77 @@
+"""The OpenAPI document of the hub, made from the messages themselves."""
+
+from typing import Any
+
+import msgspec
+
+from wardround.protocol.messages import (
+    WIRE_VERSION,
+    Contribution,
+    Decision,
+    Enrolled,
+    Enrolment,
+    Identity,
+    Problem,
+    Proposal,
+    Receipt,
+    RunStatus,
+    StudyStatus,
+    Task,
+    TaskRequest,
+)
+from wardround.protocol.plan import SignedPlan
+
+__all__ = ["OPERATIONS", "document"]
+
+OPERATIONS: tuple[tuple[str, str, str, type | None, type | None], ...] = (
+    ("post", "/v1/enrolments", "Use an invite: have a certificate request signed.", Enrolment, Enrolled),
+    ("post", "/v1/tasks", "Wait for a task (held; 204 when there was none in time).", TaskRequest, Task),
+    ("post", "/v1/contributions", "Answer a task.", Contribution, Receipt),
+    ("get", "/v1/studies", "Studies that name the caller.", None, list[StudyStatus]),
+    ("post", "/v1/studies", "Propose a study by its signed plan.", Proposal, StudyStatus),
+    ("get", "/v1/studies/{study}/plan", "A study's signed plan.", None, SignedPlan),
+    ("post", "/v1/studies/{study}/decisions", "Approve, refuse, or withdraw an approval.", Decision, StudyStatus),
+    ("post", "/v1/studies/{study}/actions", "Start, release or withdraw a study.", None, StudyStatus),
+    ("get", "/v1/runs/{run}", "A run's state and events (held with ?wait=).", None, RunStatus),
+    ("get", "/v1/identities/{name}", "An enrolled identity's certificate.", None, Identity),
+    ("get", "/v1/blobs/{scope}/{digest}", "A blob's bytes; Range: bytes=n- resumes.", None, None),
+    ("put", "/v1/blobs/{scope}/{digest}", "Upload a blob; Content-Range resumes.", None, None),
+    ("get", "/v1/authority", "The hub's CA certificate, PEM.", None, None),
+    ("get", "/healthz", "Whether the process answers, and its time.", None, None),
+    ("get", "/readyz", "Whether the database answers.", None, None),
+    ("get", "/metrics", "Prometheus metrics.", None, None),
+)
+
+
+def document() -> dict[str, Any]:
+    """OpenAPI 3.1, with JSON Schemas of every message; bodies are the same structures in MessagePack."""
+    types = [kind for operation in OPERATIONS for kind in operation[3:] if kind is not None]
+    schemas, components = msgspec.json.schema_components([*types, Problem], ref_template="#/components/schemas/{name}")
+    by_type = dict(zip([str(kind) for kind in [*types, Problem]], schemas, strict=True))
+    paths: dict[str, Any] = {}
+    for method, path, summary, asked, answered in OPERATIONS:
+        operation: dict[str, Any] = {"summary": summary, "responses": _responses(answered, by_type)}
+        if asked is not None:
+            operation["requestBody"] = {"required": True, "content": _content(by_type[str(asked)])}
+        paths.setdefault(path, {})[method] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Wardround hub", "version": str(WIRE_VERSION), "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _responses(answered: type | None, by_type: dict[str, Any]) -> dict[str, Any]:
+    success: dict[str, Any] = {"description": "Done."}
+    if answered is not None:
+        success["content"] = _content(by_type[str(answered)])
+    problem = {
+        "description": "RFC 9457 problem.",
+        "content": {"application/problem+json": {"schema": by_type[str(Problem)]}},
+    }
+    return {"200": success, "default": problem}
+
+
+def _content(schema: object) -> dict[str, Any]:
+    return {"application/msgpack": {"schema": schema}}

@@ -1,0 +1,39 @@
+"""Errors as RFC 9457 problem details: the one place that knows HTTP status codes."""
+
+import msgspec
+from starlette.responses import Response
+
+from wardround import errors
+from wardround.protocol.messages import Problem
+
+__all__ = ["problem_of", "response"]
+
+_STATUS: dict[type[errors.WardroundError], int] = {
+    errors.StorageFullError: 507,
+    errors.ConflictError: 409,
+    errors.UnavailableError: 503,
+    errors.NotFoundError: 404,
+    errors.ForbiddenError: 403,
+    errors.InviteError: 403,
+    errors.PeerProtocolError: 409,
+    errors.DigestMismatchError: 422,
+    errors.CryptoError: 401,
+    errors.TensorMismatchError: 422,
+    errors.CodecError: 400,
+    errors.PolicyError: 403,
+}
+
+
+def problem_of(error: errors.WardroundError, *, now: float, challenge: str = "") -> Problem:
+    """What a peer is told about an error."""
+    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+    detail = str(error) if status != 500 else "the hub failed; its operator finds the reason in its log"
+    title = (type(error).__doc__ or "").splitlines()[0]
+    return Problem(
+        type=error.code, title=title, status=status, detail=detail, who=error.who, challenge=challenge, hub_time=now
+    )
+
+
+def response(problem: Problem) -> Response:
+    """An ``application/problem+json`` answer."""
+    return Response(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")

@@ -1,0 +1,74 @@
+"""What one running hub holds: its services, storage, threads, bell and counters."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from wardround.config import HubConfig
+from wardround.hub.authentication import Authentication
+from wardround.hub.bell import Bell
+from wardround.ports import Blobs, Clock
+from wardround.services.coordinator import Coordinator
+from wardround.services.enrolment import Enrolments
+from wardround.services.studies import Studies
+
+__all__ = ["HubState", "Metrics"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Metrics:
+    """Prometheus counters; labels are routes and error codes, never names of people or values."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        on = self.registry
+        self.requests = Counter("wardround_requests", "Requests by route and status.", ["route", "status"], registry=on)
+        self.refusals = Counter("wardround_refusals", "Refused requests by error code.", ["code"], registry=on)
+        self.uploaded = Counter("wardround_uploaded_bytes", "Bytes taken from sites and researchers.", registry=on)
+        self.downloaded = Counter("wardround_downloaded_bytes", "Bytes sent to sites and researchers.", registry=on)
+        self.rounds = Counter("wardround_rounds", "Rounds combined.", registry=on)
+        self.combine_seconds = Histogram("wardround_combine_seconds", "Time to combine a round.", registry=on)
+        self.active_runs = Gauge("wardround_active_runs", "Runs that have not ended.", registry=on)
+
+
+@dataclass(slots=True)
+class HubState:
+    """One running hub."""
+
+    config: HubConfig
+    clock: Clock
+    blobs: Blobs
+    authority: bytes
+    enrolments: Enrolments
+    authentication: Authentication
+    coordinator: Coordinator
+    studies: Studies
+    bell: Bell
+    executor: ThreadPoolExecutor
+    metrics: Metrics = field(default_factory=Metrics)
+    _uploads: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    async def threads(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call something that blocks, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, lambda: call(*args, **kwargs))
+
+    async def uploading(self, name: str, call: Callable[[], _T]) -> _T:
+        """Call something about the upload `name` while nobody writes to it."""
+        async with self.exclusive(name):
+            return await self.threads(call)
+
+    @asynccontextmanager
+    async def exclusive(self, name: str) -> AsyncIterator[None]:
+        """Hold the upload `name` alone."""
+        lock = self._uploads.setdefault(name, asyncio.Lock())
+        async with lock:
+            yield
+        if not lock.locked():
+            self._uploads.pop(name, None)

@@ -1,0 +1,143 @@
+"""Makes and opens a node's folder: keys, certificate, settings, and everything wired together."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from wardround.clinical.table import StudyTable
+from wardround.config import NodeConfig, load, secret
+from wardround.crypto import signing
+from wardround.errors import ConfigError
+from wardround.node.agent import Agent
+from wardround.ports import RecordSource, Worker
+from wardround.protocol.plan import Plan
+from wardround.services.approvals import Approvals
+from wardround.services.participant import Participant, Progress
+from wardround.storage.model_files import FolderModelFiles
+from wardround.storage.vault import SealedVault
+from wardround.system import SystemClock, SystemEntropy, private_folder, write_private
+from wardround.transport import enrolling
+from wardround.transport.http import HttpHub
+
+__all__ = ["Node", "enrol", "load_config", "open_node"]
+
+_SETTINGS = """\
+# A Wardround node. Every setting: docs/reference/settings.md
+name = "{name}"
+hub = "{hub}"
+
+# What this site will never do, whatever a plan says and whoever approves it.
+[policy]
+min_participants = 2
+min_records = 10
+code_digests = []     # digests of study code that may run here; built-in models need none
+"""
+_MAPPING = """\
+# Where this hospital's records are. Every setting: docs/reference/mapping.md
+kind = "csv"
+path = "records.csv"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An opened node."""
+
+    config: NodeConfig
+    hub: HttpHub
+    vault: SealedVault
+    approvals: Approvals
+    participant: Participant
+
+    def agent(self) -> Agent:
+        """The agent that performs the hub's tasks on this node."""
+        return Agent(self.hub, self.participant)
+
+
+def enrol(folder: Path, line: str) -> NodeConfig:
+    """Use an invite: make this node's own keys, have its certificate signed, write its settings.
+
+    Raises:
+        InviteError: The line is no invite, or the invite is unknown, expired or used.
+        CryptoError: The hub is not the one that the invite names.
+        ConfigError: There is a node in this folder already.
+        UnavailableError: The hub did not answer.
+    """
+    if (folder / "node.toml").exists():
+        raise ConfigError(f"{folder} holds a node already; its keys are not overwritten")
+    enrolled = enrolling.enrol(line, role="site")
+    private_folder(folder)
+    write_private(folder / "keys" / "node.key", signing.private_pem(enrolled.key))
+    write_private(folder / "keys" / "state.key", SystemEntropy().draw(32))
+    write_private(folder / "node.crt", enrolled.certificate)
+    write_private(folder / "authority.crt", enrolled.authority)
+    write_private(folder / "node.toml", _SETTINGS.format(name=enrolled.name, hub=enrolled.url).encode())
+    if not (folder / "mapping.toml").exists():
+        write_private(folder / "mapping.toml", _MAPPING.encode())
+    return load_config(folder)
+
+
+def load_config(folder: Path) -> NodeConfig:
+    """A node's settings.
+
+    Raises:
+        ConfigError: There is no node here, or a setting is wrong.
+    """
+    path = folder / "node.toml"
+    if not path.exists():
+        raise ConfigError(f"there is no node in {folder}; make one with: wardround node enrol {folder} --invite …")
+    return load(path.read_text(), NodeConfig, os.environ, "WARDROUND_NODE_")
+
+
+def open_node(folder: Path, *, progress: Progress = lambda _what, _task: None) -> Node:
+    """Wire one node together.
+
+    Raises:
+        ConfigError: A setting or key is missing or wrong.
+    """
+    config = load_config(folder)
+    key = signing.load_private(secret(config.key, folder, os.environ))
+    authority = (folder / config.authority).read_bytes()
+    hub = HttpHub(config.hub, name=config.name, key=key, authority=authority)
+    state = private_folder(folder / config.state)
+    vault = SealedVault(state / "node.sqlite", secret(config.state_key, folder, os.environ))
+    approvals = Approvals(
+        config.name,
+        key=key,
+        authority=authority,
+        hub=hub,
+        vault=vault,
+        policy=config.policy,
+        clock=SystemClock(),
+    )
+    participant = Participant(
+        config.name,
+        approvals=approvals,
+        hub=hub,
+        files=FolderModelFiles(state / "models"),
+        policy=config.policy,
+        source=lambda _: open_records(folder, config),
+        worker=lambda plan, table, package: _worker(config, plan, table, package),
+        progress=progress,
+    )
+    return Node(config, hub, vault, approvals, participant)
+
+
+def open_records(folder: Path, config: NodeConfig) -> RecordSource:
+    """The records that the mapping file names.
+
+    Raises:
+        ConfigError: There is no mapping, or it is wrong.
+    """
+    from wardround.sources import mapping
+
+    path = folder / config.mapping
+    if not path.exists():
+        raise ConfigError(f"there is no mapping in {path}; docs/reference/mapping.md shows how to write one")
+    return mapping.open_source(mapping.load(path.read_text()), path.parent, os.environ)
+
+
+def _worker(config: NodeConfig, plan: Plan, table: StudyTable, package: bytes | None) -> Worker:
+    from wardround.training.worker import PytorchWorker
+
+    return PytorchWorker(plan, config.name, table, package)

@@ -1,0 +1,368 @@
+"""The way to the hub: HTTP/1.1 over TLS 1.3, dialled from this side only, every request signed.
+
+Each thread has its own connection, kept open. A request names its method, path, body digest, time and
+a nonce under the caller's signature; the hub's boot challenge is the signature's tag, so that a request
+recorded before a restart of the hub is worth nothing after it. Nothing is retried here except a request
+that carried the challenge of an earlier boot; blobs resume where they broke off.
+"""
+
+import base64
+import hashlib
+import hmac
+import http.client
+import os
+import secrets
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from wardround.crypto import http_signature, signing
+from wardround.errors import ConfigError, CodecError, CryptoError, UnavailableError, WardroundError, by_code
+from wardround.ids import Digest, RunId, SiteId, StudyId
+from wardround.protocol import messages
+from wardround.protocol.messages import (
+    Contribution,
+    Decision,
+    Enrolled,
+    Enrolment,
+    Identity,
+    Problem,
+    Proposal,
+    Receipt,
+    RunStatus,
+    StudyStatus,
+    Task,
+    TaskRequest,
+)
+from wardround.protocol.plan import BlobRef, SignedPlan
+
+__all__ = ["HttpHub", "clock_offset", "enrol", "fetch_authority", "tls_context"]
+
+_T = TypeVar("_T")
+_PIECE = 1024 * 1024
+_RESUMES = 5
+_EMPTY = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+_BROKEN = (OSError, http.client.HTTPException)
+
+
+def tls_context(authority: bytes) -> ssl.SSLContext:
+    """TLS 1.3 and nothing older, trusting this authority's PEM certificate and no other."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=authority.decode())
+    return context
+
+
+class HttpHub:
+    """A hub seen by one enrolled identity; fills `wardround.ports.HubClient`."""
+
+    def __init__(
+        self, url: str, *, name: SiteId, key: signing.PrivateKey, authority: bytes, timeout_seconds: float = 60.0
+    ) -> None:
+        self._host, self._port = _address(url)
+        self._name, self._key = name, key
+        self._context = tls_context(authority)
+        self._timeout = timeout_seconds
+        self._local = threading.local()
+        self._challenge = "none"
+
+    def next_task(self, request: TaskRequest) -> Task | None:
+        """See `wardround.ports.HubClient`."""
+        answer = self._call("POST", "/v1/tasks", messages.encode(request))
+        return messages.decode(answer, Task) if answer else None
+
+    def contribute(self, contribution: Contribution) -> Receipt:
+        """See `wardround.ports.HubClient`."""
+        return self._message("POST", "/v1/contributions", contribution, Receipt)
+
+    def plan(self, study: StudyId) -> SignedPlan:
+        """See `wardround.ports.HubClient`."""
+        return self._message("GET", f"/v1/studies/{study}/plan", None, SignedPlan)
+
+    def identity(self, name: SiteId) -> Identity:
+        """See `wardround.ports.HubClient`."""
+        return self._message("GET", f"/v1/identities/{name}", None, Identity)
+
+    def studies(self) -> list[StudyStatus]:
+        """See `wardround.ports.HubClient`."""
+        return messages.decode(self._call("GET", "/v1/studies"), list[StudyStatus])
+
+    def decide(self, decision: Decision) -> StudyStatus:
+        """See `wardround.ports.HubClient`."""
+        return self._message("POST", f"/v1/studies/{decision.study}/decisions", decision, StudyStatus)
+
+    def propose(self, proposal: Proposal) -> StudyStatus:
+        """See `wardround.ports.HubClient`."""
+        return self._message("POST", "/v1/studies", proposal, StudyStatus)
+
+    def act(self, study: StudyId, action: Literal["start", "release", "withdraw"], reason: str) -> StudyStatus:
+        """See `wardround.ports.HubClient`."""
+        body = msgspec.msgpack.encode({"action": action, "reason": reason})
+        return messages.decode(self._call("POST", f"/v1/studies/{study}/actions", body), StudyStatus)
+
+    def run(self, run: RunId, *, after: int = 0, wait_seconds: float = 0.0) -> RunStatus:
+        """See `wardround.ports.HubClient`."""
+        return self._message("GET", f"/v1/runs/{run}?after={after}&wait={wait_seconds:g}", None, RunStatus)
+
+    @contextmanager
+    def download(self, scope: str, ref: BlobRef) -> Iterator[Iterator[bytes]]:
+        """See `wardround.ports.HubClient`."""
+        yield self._pieces(f"/v1/blobs/{scope}/{ref.digest}", ref.size)
+
+    def upload(self, scope: str, ref: BlobRef, source: int) -> None:
+        """See `wardround.ports.HubClient`."""
+        target = f"/v1/blobs/{scope}/{ref.digest}"
+        for attempt in range(_RESUMES + 1):
+            start = self._offset(target, ref.size) if attempt else 0
+            if start >= ref.size:
+                return
+            try:
+                self._send_part(target, ref, source, start)
+            except _BROKEN as error:
+                self.close()
+                if attempt == _RESUMES:
+                    raise UnavailableError(
+                        f"the upload broke off {attempt + 1} times: {type(error).__name__}"
+                    ) from None
+                time.sleep(min(0.2 * 2**attempt, 5.0))
+            else:
+                return
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+        self._local.connection = None
+
+    def _message(self, method: str, target: str, message: msgspec.Struct | None, kind: type[_T]) -> _T:
+        body = messages.encode(message) if message is not None else b""
+        return messages.decode(self._call(method, target, body), kind)
+
+    def _call(self, method: str, target: str, body: bytes = b"") -> bytes:
+        for _ in range(3):
+            try:
+                response = self._send(method, target, body)
+                answer = response.read(messages.MAX_MESSAGE_BYTES + 1)
+            except ssl.SSLCertVerificationError as error:
+                self.close()
+                raise CryptoError(f"the hub's certificate is not valid: {error.verify_message}") from None
+            except _BROKEN as error:
+                self.close()
+                raise UnavailableError(f"the hub did not answer: {type(error).__name__}") from None
+            if response.status < 400:
+                return answer
+            problem = _problem(response.status, answer)
+            if not problem.challenge or problem.challenge == self._challenge:
+                raise _error(problem)
+            self._challenge = problem.challenge
+        raise UnavailableError("the hub keeps changing its challenge")
+
+    def _send(
+        self, method: str, target: str, body: bytes, extra: dict[str, str] | None = None
+    ) -> http.client.HTTPResponse:
+        digest = hashlib.sha256(body).digest() if body else _EMPTY
+        headers = {**self._signed(method, target, digest), **(extra or {})}
+        if body:
+            headers["content-type"] = "application/msgpack"
+        connection = self._connection()
+        connection.request(method, target, body=body or None, headers=headers)
+        return connection.getresponse()
+
+    def _signed(
+        self, method: str, target: str, digest: bytes, *, whole: bool = False, content_range: str = ""
+    ) -> dict[str, str]:
+        return http_signature.sign(
+            method=method,
+            target=target,
+            digest=digest,
+            created=int(time.time()),
+            nonce=base64.urlsafe_b64encode(secrets.token_bytes(18)).decode(),
+            tag=self._challenge,
+            keyid=self._name,
+            key=self._key,
+            whole=whole,
+            content_range=content_range,
+        )
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        connection = getattr(self._local, "connection", None)
+        if connection is None or connection.sock is None:
+            connection = _connect(self._host, self._port, self._context, self._timeout)
+            self._local.connection = connection
+        return connection
+
+    def _pieces(self, target: str, size: int) -> Iterator[bytes]:
+        held, failures = 0, 0
+        while held < size:
+            try:
+                response = self._get_from(target, held)
+                while piece := response.read(min(_PIECE, size - held)):
+                    held += len(piece)
+                    yield piece
+                if held < size:
+                    raise http.client.IncompleteRead(b"")
+                response.read()
+            except _BROKEN as error:
+                self.close()
+                failures += 1
+                if failures > _RESUMES:
+                    raise UnavailableError(f"the download broke off {failures} times: {type(error).__name__}") from None
+                time.sleep(min(0.2 * 2**failures, 5.0))
+
+    def _get_from(self, target: str, start: int) -> http.client.HTTPResponse:
+        for _ in range(3):
+            response = self._send("GET", target, b"", {"range": f"bytes={start}-"} if start else None)
+            if response.status in {200, 206}:
+                if (response.status == 206) != bool(start):
+                    self.close()
+                    raise UnavailableError("the hub does not resume downloads")
+                return response
+            problem = _problem(response.status, response.read(65536))
+            if not problem.challenge or problem.challenge == self._challenge:
+                raise _error(problem)
+            self._challenge = problem.challenge
+        raise UnavailableError("the hub keeps changing its challenge")
+
+    def _offset(self, target: str, size: int) -> int:
+        """How many bytes of an upload the hub holds; the whole size when it has the blob."""
+        answer = messages.decode(self._call("GET", f"{target}?offset=1"), dict[str, int])
+        return min(answer.get("offset", 0), size)
+
+    def _send_part(self, target: str, ref: BlobRef, source: int, start: int) -> None:
+        for _ in range(3):
+            content_range = f"bytes {start}-{ref.size - 1}/{ref.size}"
+            headers = self._signed("PUT", target, bytes.fromhex(ref.digest), whole=True, content_range=content_range)
+            headers |= {"content-range": content_range, "content-length": str(ref.size - start)}
+            headers["content-type"] = "application/octet-stream"
+            status, answer = self._stream(target, headers, source, start, ref.size)
+            if status < 300:
+                return
+            problem = _problem(status, answer)
+            if not problem.challenge or problem.challenge == self._challenge:
+                raise _error(problem)
+            self._challenge = problem.challenge
+        raise UnavailableError("the hub keeps changing its challenge")
+
+    def _stream(self, target: str, headers: dict[str, str], source: int, start: int, stop: int) -> tuple[int, bytes]:
+        connection = self._connection()
+        connection.putrequest("PUT", target, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        buffer = memoryview(bytearray(min(_PIECE, stop - start)))
+        try:
+            while start < stop:
+                count = os.preadv(source, [buffer[: stop - start]], start)
+                if count == 0:
+                    raise CodecError("the file to upload is shorter than it should be")
+                connection.send(buffer[:count])
+                start += count
+        except (BrokenPipeError, ConnectionResetError):
+            # The hub may have refused early and closed; its answer says why, if it got through.
+            return self._early_answer(connection)
+        response = connection.getresponse()
+        return response.status, response.read(65536)
+
+    def _early_answer(self, connection: http.client.HTTPSConnection) -> tuple[int, bytes]:
+        response = connection.getresponse()
+        status, answer = response.status, response.read(65536)
+        self.close()
+        if status < 300:
+            raise ConnectionResetError
+        return status, answer
+
+
+def fetch_authority(url: str, fingerprint: Digest) -> bytes:
+    """The hub's CA certificate, if its fingerprint is the one that the invite names.
+
+    Raises:
+        CryptoError: Another certificate: this is not the hub that the invite is for.
+        UnavailableError: No answer.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # Nothing is known yet; the fingerprint below decides.
+    answer = _plain_call(url, context, "GET", "/v1/authority", b"")
+    if not hmac.compare_digest(hashlib.sha256(answer).hexdigest(), fingerprint):
+        raise CryptoError("this hub's authority is not the one that the invite names; do not enrol here")
+    return answer
+
+
+def enrol(url: str, authority: bytes, enrolment: Enrolment) -> Enrolled:
+    """Hand in an invite and a certificate request.
+
+    Raises:
+        InviteError: The invite is unknown, expired or was used.
+        UnavailableError: No answer.
+    """
+    body = messages.encode(enrolment)
+    return messages.decode(_plain_call(url, tls_context(authority), "POST", "/v1/enrolments", body), Enrolled)
+
+
+def clock_offset(url: str, authority: bytes) -> tuple[float, float]:
+    """How many seconds the hub's clock is ahead of this one, and how long the question took.
+
+    Raises:
+        UnavailableError: No answer.
+    """
+    started = time.time()
+    answer = _plain_call(url, tls_context(authority), "GET", "/healthz", b"")
+    took = time.time() - started
+    hub_time = float(msgspec.json.decode(answer, type=dict[str, object])["time"])  # type: ignore[arg-type]
+    return hub_time - started - took / 2, took
+
+
+def _plain_call(url: str, context: ssl.SSLContext, method: str, target: str, body: bytes) -> bytes:
+    host, port = _address(url)
+    connection = _connect_lazily(host, port, context, 20.0)
+    try:
+        connection.request(method, target, body=body or None)
+        response = connection.getresponse()
+        answer = response.read(messages.MAX_MESSAGE_BYTES)
+    except ssl.SSLCertVerificationError as error:
+        raise CryptoError(f"the hub's certificate is not valid: {error.verify_message}") from None
+    except _BROKEN as error:
+        raise UnavailableError(f"no answer from {host}:{port}: {type(error).__name__}") from None
+    finally:
+        connection.close()
+    if response.status >= 400:
+        raise _error(_problem(response.status, answer))
+    return answer
+
+
+def _connect(host: str, port: int, context: ssl.SSLContext, timeout: float) -> http.client.HTTPSConnection:
+    connection = _connect_lazily(host, port, context, timeout)
+    connection.connect()
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def _connect_lazily(host: str, port: int, context: ssl.SSLContext, timeout: float) -> http.client.HTTPSConnection:
+    return http.client.HTTPSConnection(host, port, context=context, timeout=timeout, blocksize=_PIECE)
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.path not in {"", "/"}:
+        raise ConfigError(f"a hub's address looks like https://hub.example.org:8443, not {url!r}")
+    return parts.hostname, parts.port or 443
+
+
+def _problem(status: int, body: bytes) -> Problem:
+    try:
+        return msgspec.json.decode(body, type=Problem)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Problem(type=UnavailableError.code, title="", status=status, detail=f"the hub answered {status}")
+
+
+def _error(problem: Problem) -> WardroundError:
+    return by_code(problem.type)(problem.detail)
