@@ -100,8 +100,8 @@ def revoke(folder: Path, name: SiteId) -> None:
         database.close()
 
 
-async def serve(folder: Path, *, started: asyncio.Event | None = None) -> None:
-    """Serve until cancelled. `started` is set once the port is open.
+async def serve(folder: Path, *, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set.
 
     Raises:
         ConfigError: A setting is wrong, or the port is taken.
@@ -130,12 +130,12 @@ async def serve(folder: Path, *, started: asyncio.Event | None = None) -> None:
         ssl_cert=folder / config.tls_certificate,
         ssl_key=folder / config.tls_key.removeprefix("file:"),
     )
-    if started is not None:
-        started.set()
-    try:
-        await server.serve()
-    finally:
-        server.stop()  # type: ignore[no-untyped-call]
+    serving = asyncio.create_task(server.serve())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.stop()  # type: ignore[no-untyped-call]
+    await serving
 
 
 def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop) -> HubState:

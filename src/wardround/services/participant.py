@@ -8,6 +8,7 @@ metrics, and, where the site takes no part, the code of the reason.
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -25,17 +26,29 @@ from wardround.errors import (
     UnavailableError,
     WardroundError,
 )
-from wardround.ids import CommandId, RunId, SiteId
+from wardround.ids import CommandId, RunId, SiteId, StudyId
 from wardround.ports import Files, HubClient, RecordSource, Trained, Worker
 from wardround.protocol.messages import INLINE_BYTES, Contribution, Receipt, Task
 from wardround.protocol.plan import BlobRef, CodePackage, Plan, statistics_manifest
 from wardround.protocol.policy import SitePolicy
-from wardround.services.approvals import Approvals
 
 __all__ = ["Participant", "Progress"]
 
 Progress = Callable[[str, Task], None]
 """Told what is being done: "loading", "fetching", "training", "sending", "done", "declined"."""
+
+
+class Approved(Protocol):
+    """Where the plans are that this site's people approved: `wardround.services.approvals`."""
+
+    def approved_plan(self, study: StudyId) -> Plan:
+        """The plan, checked anew.
+
+        Raises:
+            PolicyError: Nobody approved it here, or the policy forbids it now.
+            DigestMismatchError: The kept plan is not the one that the study is named after.
+        """
+        ...
 
 
 class Participant:
@@ -48,7 +61,7 @@ class Participant:
         self,
         site: SiteId,
         *,
-        approvals: Approvals,
+        approvals: Approved,
         hub: HubClient,
         files: Files,
         policy: SitePolicy,

@@ -1,0 +1,151 @@
+"""`wardround node`: make and run a hospital's node, and decide about studies."""
+
+import getpass
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wardround.cli.output import as_json, configure_logs, folder_argument, show
+
+if TYPE_CHECKING:
+    from wardround.ids import StudyId
+    from wardround.node.setup import Node
+
+__all__ = ["node"]
+
+
+@click.group()
+def node() -> None:
+    """Run a hospital's node."""
+
+
+@node.command()
+@folder_argument("node")
+@click.option("--invite", "line", required=True, help="The line that the hub's operator handed over.")
+@as_json
+def enrol(folder: str, line: str, json_: bool) -> None:
+    """Make a node in FOLDER: its own keys, a certificate from the hub, settings and an example mapping."""
+    from wardround.node import setup
+
+    config = setup.enrol(Path(folder), line)
+    words = (
+        f"Enrolled {config.name} at {config.hub}. The private key was made here and has not left {folder}.\n"
+        f"Next: say where the records are in {folder}/mapping.toml, then: wardround node run {folder}"
+    )
+    show(json_, {"name": config.name, "hub": config.hub}, words)
+
+
+@node.command()
+@folder_argument("node")
+@click.option("--log-json", is_flag=True, help="Log as JSON.")
+def run(folder: str, log_json: bool) -> None:
+    """Run the node: wait for tasks of approved studies and perform them, until stopped."""
+    from wardround.node import setup
+
+    configure_logs(json_=log_json)
+    opened = setup.open_node(Path(folder), progress=_log_progress)
+    agent = opened.agent()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: _stop(opened, agent))
+    click.echo(f"{opened.config.name} waits for tasks from {opened.config.hub}. Stop with Ctrl-C.", err=True)
+    agent.run()
+
+
+@node.command()
+@folder_argument("node")
+@click.argument("study", required=False)
+@as_json
+def review(folder: str, study: str | None, json_: bool) -> None:
+    """List the studies that ask this site; with STUDY (or its first characters), show what it will do."""
+    from wardround.node import setup
+
+    opened = setup.open_node(Path(folder))
+    if study is None:
+        found = opened.hub.studies()
+        lines = [
+            f"{status.study[:16]}  {status.phase:10} {status.decisions.get(opened.config.name) or 'undecided':10} {status.title}"
+            for status in found
+        ]
+        show(json_, found, "\n".join(lines) or "No study asks this site.")
+        return
+    identifier = _study(opened, study)
+    plan, words, objections = opened.approvals.review(identifier)
+    text = "\n".join([f"Study {identifier}", *(f"  - {line}" for line in words)])
+    if objections:
+        text += "\nThis site's policy does not allow it:\n" + "\n".join(f"  ! {line}" for line in objections)
+    show(json_, {"study": identifier, "plan": plan, "words": words, "objections": objections}, text)
+
+
+def _decision(verdict: str, words: str) -> Any:
+    @node.command(name=verdict, help=words)
+    @folder_argument("node")
+    @click.argument("study")
+    @click.option("--reason", default="", help="Kept with the decision.")
+    @click.option("--person", default=None, help="Who decides [default: the login name].")
+    @click.option("--yes", is_flag=True, help="Do not ask.")
+    @as_json
+    def decide(folder: str, study: str, reason: str, person: str | None, yes: bool, json_: bool) -> None:
+        from wardround.node import setup
+
+        opened = setup.open_node(Path(folder))
+        identifier = _study(opened, study)
+        _, lines, objections = opened.approvals.review(identifier)
+        if not yes:
+            click.echo("\n".join(["", *(f"  - {line}" for line in lines), *(f"  ! {line}" for line in objections), ""]))
+            click.confirm(f"{verdict.capitalize()} this study for {opened.config.name}?", abort=True)
+        status = opened.approvals.decide(identifier, verdict, person=person or getpass.getuser(), reason=reason)
+        show(json_, status, f"{verdict}: {status.title} is now {status.phase}.")
+
+    return decide
+
+
+approve = _decision("approve", "Let this site take part in STUDY, after showing what it will do.")
+refuse = _decision("refuse", "Refuse STUDY for this site.")
+withdraw = _decision("withdraw", "Take this site's approval of STUDY back; it is asked no more.")
+
+
+@node.command()
+@folder_argument("node")
+@click.argument("study")
+@as_json
+def check(folder: str, study: str, json_: bool) -> None:
+    """Read the records as STUDY's data contract asks, and print counts; nothing leaves this machine."""
+    import numpy as np
+
+    from wardround.node import setup
+
+    opened = setup.open_node(Path(folder))
+    plan, _, _ = opened.approvals.review(_study(opened, study))
+    table = setup.open_records(Path(folder), opened.config).load(plan.data)
+    report = table.report
+    held_out = int(np.count_nonzero(table.held_out))
+    lines = [
+        f"{report.read} records read, {report.used} used ({held_out} held out), {report.dropped} dropped.",
+        *(f"  {name}: {count} missing" for name, count in report.missing.items() if count),
+        *(f"  {name}: {count} outside the plausible range" for name, count in report.implausible.items() if count),
+    ]
+    show(json_, {"report": report, "held_out": held_out}, "\n".join(lines))
+
+
+def _study(opened: "Node", prefix: str) -> "StudyId":
+    from wardround.errors import ConfigError
+
+    found = [status.study for status in opened.hub.studies() if status.study.startswith(prefix)]
+    if len(found) != 1:
+        raise ConfigError(f"{len(found)} studies begin with {prefix!r}; `wardround node review` lists them")
+    return found[0]
+
+
+def _log_progress(what: str, task: Any) -> None:
+    import structlog
+
+    structlog.get_logger("wardround.node").info(what, run=task.run[:12], round=task.number)
+
+
+def _stop(opened: "Node", agent: Any) -> None:
+    agent.stop()
+    opened.participant.close()
+    opened.hub.close()
+    raise SystemExit(0)

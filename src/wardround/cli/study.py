@@ -1,0 +1,146 @@
+"""`wardround study`: a researcher's studies."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wardround.cli.output import as_json, show
+
+if TYPE_CHECKING:
+    from wardround.sdk.client import Researcher
+
+__all__ = ["study"]
+
+_folder = click.option(
+    "--folder",
+    default="researcher",
+    show_default=True,
+    envvar="WARDROUND_RESEARCHER",
+    help="The researcher's folder [env var: WARDROUND_RESEARCHER].",
+)
+
+
+@click.group()
+def study() -> None:
+    """Declare, submit, watch and fetch studies."""
+
+
+@study.command()
+@click.option("--invite", "line", required=True, help="The line that the hub's operator handed over.")
+@_folder
+@as_json
+def enrol(line: str, folder: str, json_: bool) -> None:
+    """Make a researcher's folder: own keys, and a certificate from the hub."""
+    from wardround.sdk import client
+
+    config = client.enrol(Path(folder), line)
+    show(json_, {"name": config.name, "hub": config.hub}, f"Enrolled {config.name} at {config.hub}.")
+
+
+@study.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--researcher", default="researcher", help="Name to declare it under.")
+@as_json
+def check(file: str, researcher: str, json_: bool) -> None:
+    """Read a study file, and print what its plan will do, as every approver will see it."""
+    from wardround.protocol import policy
+    from wardround.sdk import study as studies
+
+    declared = studies.from_toml(Path(file).read_text(), researcher)
+    words = policy.explain(declared.plan)
+    lines = [f"Study {declared.id}", *(f"  - {line}" for line in words)]
+    show(json_, {"study": declared.id, "plan": declared.plan, "words": words}, "\n".join(lines))
+
+
+@study.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@_folder
+@as_json
+def submit(file: str, folder: str, json_: bool) -> None:
+    """Sign the plan of a study file and propose it to the hub."""
+    from wardround.sdk import study as studies
+
+    researcher = _connect(folder)
+    declared = studies.from_toml(Path(file).read_text(), researcher.config.name)
+    status = researcher.submit(declared)
+    show(json_, status, f"{status.study}\n{status.title}: {status.phase}; waiting for {', '.join(status.decisions)}")
+
+
+@study.command(name="list")
+@_folder
+@as_json
+def list_(folder: str, json_: bool) -> None:
+    """List the researcher's studies and what each site decided."""
+    found = _connect(folder).studies()
+    lines = [
+        f"{status.study[:16]}  {status.phase:10} {status.title}  "
+        + ", ".join(f"{site}: {verdict or 'undecided'}" for site, verdict in status.decisions.items())
+        + (f"  ({status.reason})" if status.reason else "")
+        for status in found
+    ]
+    show(json_, found, "\n".join(lines) or "No studies yet.")
+
+
+@study.command()
+@click.argument("prefix", metavar="STUDY")
+@_folder
+@as_json
+def watch(prefix: str, folder: str, json_: bool) -> None:
+    """Follow STUDY's run live until it ends."""
+    import msgspec
+
+    from wardround.cli import watching
+
+    researcher = _connect(folder)
+    run = watching.wait_for_run(researcher, prefix)
+    if json_:
+        for status in researcher.watch(run):
+            for event in status.events:
+                click.echo(msgspec.json.encode(event).decode())
+        return
+    watching.follow(researcher.watch(run))
+
+
+def _action(name: Any, words: str) -> None:
+    @study.command(name=name, help=words)
+    @click.argument("prefix", metavar="STUDY")
+    @click.option("--reason", default="", help="Kept with the study.")
+    @_folder
+    @as_json
+    def act(prefix: str, reason: str, folder: str, json_: bool) -> None:
+        researcher = _connect(folder)
+        status = researcher.act(researcher.status(prefix).study, name, reason)
+        show(json_, status, f"{status.title}: {status.phase}")
+
+
+_action("start", "Start STUDY with the sites that approved so far.")
+_action("release", "Release the evaluated STUDY's model.")
+_action("withdraw", "Take STUDY back; its run stops.")
+
+
+@study.command()
+@click.argument("prefix", metavar="STUDY")
+@click.option("--to", "target", default="result", show_default=True, help="Folder to write to.")
+@_folder
+@as_json
+def fetch(prefix: str, target: str, folder: str, json_: bool) -> None:
+    """Download STUDY's model, global statistics and plan, and write a report of its run."""
+    from wardround.sdk import report
+
+    researcher = _connect(folder)
+    status = researcher.status(prefix)
+    if not status.runs:
+        raise click.ClickException("the study has no run yet")
+    run = status.runs[-1]
+    model = researcher.fetch(run, Path(target))
+    page = Path(target) / "report.html"
+    events = [event for part in researcher.watch_past(run) for event in part.events]
+    page.write_text(report.run_page(status.title, events), encoding="utf-8")
+    show(json_, {"model": str(model), "report": str(page)}, f"{model}\n{page}")
+
+
+def _connect(folder: str) -> "Researcher":
+    from wardround.sdk import client
+
+    return client.connect(Path(folder))

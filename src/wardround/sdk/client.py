@@ -1,0 +1,164 @@
+"""A researcher at a hub: enrol, submit, watch, fetch."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wardround.codec import canonical
+from wardround.config import ResearcherConfig, load, secret
+from wardround.crypto import signing
+from wardround.errors import ConfigError, UnavailableError
+from wardround.ids import CommandId, RunId, StudyId
+from wardround.protocol import plan as plans
+from wardround.protocol.messages import Proposal, RunStatus, StudyStatus
+from wardround.protocol.plan import BlobRef
+from wardround.sdk.study import Study
+from wardround.storage.model_files import FolderModelFiles
+from wardround.system import private_folder, write_private
+from wardround.transport import enrolling
+from wardround.transport.http import HttpHub
+
+__all__ = ["Researcher", "connect", "enrol"]
+
+_SETTINGS = 'name = "{name}"\nhub = "{hub}"\n'
+_ENDED = {"completed", "stopped"}
+
+
+@dataclass(frozen=True, slots=True)
+class Researcher:
+    """An enrolled researcher; make one with `connect`."""
+
+    config: ResearcherConfig
+    hub: HttpHub
+    key: signing.PrivateKey
+
+    def submit(self, study: Study) -> StudyStatus:
+        """Upload what the plan names, sign the plan and propose it; the same study twice is one study.
+
+        Raises:
+            CodecError: The plan could not be followed.
+            UnavailableError: The hub did not answer.
+        """
+        for data in filter(None, (study.initial, study.package)):
+            self._upload(data)
+        signed = plans.sign(study.plan, self.key)
+        command = CommandId(canonical.digest(b"propose\n" + signed.plan))
+        return self.hub.propose(Proposal(command, signed))
+
+    def studies(self) -> list[StudyStatus]:
+        """The researcher's studies."""
+        return self.hub.studies()
+
+    def status(self, study: str) -> StudyStatus:
+        """A study by its digest, or the beginning of it.
+
+        Raises:
+            ConfigError: None, or several, begin like this.
+        """
+        found = [status for status in self.studies() if status.study.startswith(study)]
+        if len(found) != 1:
+            raise ConfigError(f"{len(found)} of your studies begin with {study!r}; `wardround study list` shows all")
+        return found[0]
+
+    def act(self, study: StudyId, action: Literal["start", "release", "withdraw"], reason: str = "") -> StudyStatus:
+        """Start a study, release its model, or take it back.
+
+        Raises:
+            PeerProtocolError: Not in this phase.
+        """
+        return self.hub.act(study, action, reason)
+
+    def watch(self, run: RunId, *, wait_seconds: float = 25.0) -> Iterator[RunStatus]:
+        """The run's state whenever it has new events, until it ends; carries on over outages."""
+        after, wait = 0, 0.2
+        while True:
+            try:
+                status = self.hub.run(run, after=after, wait_seconds=wait_seconds)
+            except UnavailableError:
+                time.sleep(wait)
+                wait = min(2 * wait, 10.0)
+                continue
+            wait = 0.2
+            if status.last_seq > after:
+                after = status.last_seq
+                yield status
+            if status.phase in _ENDED and status.last_seq <= after and len(status.events) < 1000:
+                return
+
+    def watch_past(self, run: RunId) -> Iterator[RunStatus]:
+        """The run's state with all events so far, in parts."""
+        after = 0
+        while (status := self.hub.run(run, after=after)).events:
+            after = status.last_seq
+            yield status
+
+    def fetch(self, run: RunId, folder: Path) -> Path:
+        """Download a run's present model as ``model.safetensors``, with its plan and global statistics.
+
+        Raises:
+            ConfigError: The folder holds another model already.
+            DigestMismatchError: The hub sent other bytes.
+        """
+        status = self.hub.run(run)
+        if status.model is None:
+            raise ConfigError("the run has no model yet")
+        private_folder(folder)
+        target = folder / "model.safetensors"
+        self._fetch(run, status.model, target)
+        if status.standardization is not None:
+            self._fetch(run, status.standardization, folder / "standardization.safetensors")
+        plan = self.hub.plan(StudyId(run.partition(".")[0]))
+        (folder / "plan.json").write_bytes(plan.plan)
+        return target
+
+    def _fetch(self, run: RunId, ref: BlobRef, target: Path) -> None:
+        files = FolderModelFiles(target.parent / ".download")
+        Path(files.fetch(ref, run, self.hub, b"")).replace(target)
+        (target.parent / ".download").rmdir()
+
+    def _upload(self, data: bytes) -> None:
+        ref = BlobRef(canonical.digest(data), len(data))
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            self.hub.upload("new", ref, file.fileno())
+
+
+def enrol(folder: Path, line: str) -> ResearcherConfig:
+    """Use a researcher's invite: make the key here, have its certificate signed.
+
+    Raises:
+        InviteError: The line is no researcher's invite, or it is unknown, expired or used.
+        ConfigError: There is a researcher in this folder already.
+        UnavailableError: The hub did not answer.
+    """
+    if (folder / "researcher.toml").exists():
+        raise ConfigError(f"{folder} holds a researcher's keys already; they are not overwritten")
+    enrolled = enrolling.enrol(line, role="researcher")
+    private_folder(folder)
+    write_private(folder / "keys" / "researcher.key", signing.private_pem(enrolled.key))
+    write_private(folder / "researcher.crt", enrolled.certificate)
+    write_private(folder / "authority.crt", enrolled.authority)
+    write_private(folder / "researcher.toml", _SETTINGS.format(name=enrolled.name, hub=enrolled.url).encode())
+    return connect(folder).config
+
+
+def connect(folder: Path) -> Researcher:
+    """Open a researcher's folder.
+
+    Raises:
+        ConfigError: There is no researcher here, or a setting or key is wrong.
+    """
+    path = folder / "researcher.toml"
+    if not path.exists():
+        raise ConfigError(
+            f"there is no researcher in {folder}; make one with: wardround study enrol {folder} --invite …"
+        )
+    config = load(path.read_text(), ResearcherConfig, os.environ, "WARDROUND_RESEARCHER_")
+    key = signing.load_private(secret(config.key, folder, os.environ))
+    authority = (folder / config.authority).read_bytes()
+    return Researcher(config, HttpHub(config.hub, name=config.name, key=key, authority=authority), key)

@@ -1,0 +1,233 @@
+"""A whole federation in one process: the very same machines and services, without a network.
+
+Every site is a `Participant`, the hub a `Coordinator` with its `Studies`, on storage in memory; what a
+simulated run computes is, bit for bit, what the same study computes over real processes.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from wardround.clinical.contract import DataContract
+from wardround.clinical.table import StudyTable
+from wardround.codec import canonical, tensors
+from wardround.crypto import signing
+from wardround.errors import ConfigError
+from wardround.ids import CommandId, RunId, SiteId, StudyId
+from wardround.ports import RecordSource
+from wardround.protocol import messages, plan as plans
+from wardround.protocol.messages import (
+    Contribution,
+    Decision,
+    Identity,
+    Proposal,
+    Receipt,
+    RunStatus,
+    StudyStatus,
+    Task,
+    TaskRequest,
+)
+from wardround.protocol.plan import BlobRef, Plan, SignedPlan
+from wardround.protocol.policy import SitePolicy
+from wardround.sdk.study import Study
+from wardround.services.coordinator import Coordinator
+from wardround.services.participant import Participant
+from wardround.services.studies import Studies
+from wardround.storage.memory import MemoryBlobs, MemoryEventLog
+from wardround.storage.model_files import FolderModelFiles
+
+__all__ = ["Simulated", "simulate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What a simulated run gave: its state with all events, and the model's arrays by name."""
+
+    status: RunStatus
+    model: bytes
+    standardization: bytes
+    plan: Plan = field(repr=False)
+
+    def arrays(self) -> dict[str, object]:
+        """The model's arrays by name."""
+        return dict(tensors.unpack(self.model, self.plan.manifest))
+
+
+class _Tables:
+    """Records that are in memory already; fills `wardround.ports.RecordSource`."""
+
+    def __init__(self, table: StudyTable) -> None:
+        self._table = table
+
+    def load(self, contract: DataContract) -> StudyTable:
+        """The table as it is; it was made for this contract."""
+        del contract
+        return self._table
+
+
+class _Direct:
+    """A hub seen by one identity of the same process; fills `wardround.ports.HubClient`."""
+
+    def __init__(self, name: SiteId, coordinator: Coordinator, studies: Studies, blobs: MemoryBlobs) -> None:
+        self._name, self._coordinator, self._studies, self._blobs = name, coordinator, studies, blobs
+
+    def next_task(self, request: TaskRequest) -> Task | None:
+        return self._coordinator.next_task(self._name, request)
+
+    def contribute(self, contribution: Contribution) -> Receipt:
+        return self._coordinator.contribute(self._name, contribution)
+
+    def plan(self, study: StudyId) -> SignedPlan:
+        return self._studies.signed_plan(study)
+
+    def identity(self, name: SiteId) -> Identity:
+        raise ConfigError(f"nobody is enrolled in a simulation, {name} neither")
+
+    def studies(self) -> list[StudyStatus]:
+        return self._studies.concerning(self._name)
+
+    def decide(self, decision: Decision) -> StudyStatus:
+        return self._studies.decide(self._name, decision)
+
+    def propose(self, proposal: Proposal) -> StudyStatus:
+        return self._studies.propose(self._name, proposal)
+
+    def act(self, study: StudyId, action: Literal["start", "release", "withdraw"], reason: str) -> StudyStatus:
+        raise ConfigError(f"a simulation runs by itself; it cannot {action} {study[:8]} ({reason})")
+
+    def run(self, run: RunId, *, after: int = 0, wait_seconds: float = 0.0) -> RunStatus:
+        del wait_seconds
+        return self._coordinator.status(run, after=after)
+
+    @contextmanager
+    def download(self, scope: str, ref: BlobRef) -> Iterator[Iterator[bytes]]:
+        if "." in scope:
+            self._coordinator.may_download(self._name, RunId(scope), ref.digest)
+        else:
+            self._studies.may_read(self._name, StudyId(scope), ref.digest)
+        yield (bytes(piece) for piece in self._blobs.chunks(ref.digest, 0, ref.size, 1 << 20))
+
+    def upload(self, scope: str, ref: BlobRef, source: int) -> None:
+        import os
+
+        self._coordinator.may_upload(self._name, RunId(scope), ref)
+        self._blobs.put(os.pread(source, ref.size, 0))
+
+
+class _Approved:
+    """Stands in for a site's people, who approve everything that is simulated."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def approved_plan(self, study: StudyId) -> Plan:
+        """The plan."""
+        del study
+        return self._plan
+
+
+class _Clock:
+    def now(self) -> float:
+        return time.time()
+
+
+def simulate(
+    study: Study,
+    sites: Mapping[str, StudyTable | RecordSource],
+    *,
+    progress: Callable[[RunStatus], None] = lambda _: None,
+) -> Simulated:
+    """Run a study over `sites` in this process.
+
+    Args:
+        study: Made by `declare`.
+        sites: For every participant its records: a source, or a table made for the study's contract.
+        progress: Told the run's state after every round.
+
+    Raises:
+        ConfigError: `sites` are not the plan's participants.
+    """
+    plan = study.plan
+    if set(sites) != set(plan.participants):
+        raise ConfigError(f"the plan names {', '.join(plan.participants)}; records are given for {', '.join(sites)}")
+    log, blobs, clock = MemoryEventLog(), MemoryBlobs(), _Clock()
+    keys = {name: signing.generate() for name in (*plan.participants, plan.researcher)}
+    coordinator = Coordinator(log, blobs, clock, plan_of=lambda name: studies.plan_of(name))
+    studies = Studies(log, blobs, clock, key_of=lambda name: keys[name].public_key(), coordinator=lambda: coordinator)
+    for data in filter(None, (study.initial, study.package)):
+        blobs.put(data)
+    signed = plans.sign(plan, keys[plan.researcher])
+    studies.propose(plan.researcher, Proposal(CommandId("propose"), signed))
+    for site in plan.participants:
+        studies.decide(site, _decision(study.id, site, keys[site]))
+    run = studies.state(study.id).runs[-1]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        participants = {}
+        for site in plan.participants:
+            hub = _Direct(site, coordinator, studies, blobs)
+            participants[site] = (hub, _participant(site, plan, hub, folder / site, sites[site]))
+            stack.callback(participants[site][1].close)
+        _drive(run, coordinator, participants, progress)
+    return _result(run, plan, coordinator, blobs)
+
+
+def _drive(
+    run: RunId,
+    coordinator: Coordinator,
+    participants: Mapping[SiteId, tuple[_Direct, Participant]],
+    progress: Callable[[RunStatus], None],
+) -> None:
+    seq = 0
+    while not coordinator.state(run).is_ended:
+        coordinator.tick()
+        for hub, participant in participants.values():
+            task = hub.next_task(TaskRequest())
+            if task is not None:
+                participant.perform(task)
+        for waiting in coordinator.combining():
+            coordinator.combine(waiting)
+        status = coordinator.status(run, after=seq)
+        seq = status.last_seq
+        progress(status)
+
+
+def _participant(
+    site: SiteId, plan: Plan, hub: _Direct, folder: Path, records: StudyTable | RecordSource
+) -> Participant:
+    from wardround.training.inprocess import InProcessWorker
+
+    source = _Tables(records) if isinstance(records, StudyTable) else records
+    return Participant(
+        site,
+        approvals=_Approved(plan),
+        hub=hub,
+        files=FolderModelFiles(folder),
+        policy=SitePolicy(min_participants=1, min_records=1),
+        source=lambda _: source,
+        worker=lambda plan, table, package: InProcessWorker(plan, site, table, package),
+    )
+
+
+def _decision(study: StudyId, site: SiteId, key: signing.PrivateKey) -> Decision:
+    command = CommandId(canonical.digest(f"{study} {site}".encode()))
+    decision = Decision(command, study, site, "approve", "simulation", "", time.time())
+    signature = signing.sign(messages.decision_bytes(decision), key)
+    return Decision(command, study, site, "approve", "simulation", "", decision.decided_at, signature)
+
+
+def _result(run: RunId, plan: Plan, coordinator: Coordinator, blobs: MemoryBlobs) -> Simulated:
+    status = coordinator.status(run)
+    if status.model is None:
+        raise ConfigError("the run gave no model")
+    statistics = status.standardization
+    return Simulated(
+        status=status,
+        model=bytes(blobs.read(status.model.digest, 0, status.model.size)),
+        standardization=bytes(blobs.read(statistics.digest, 0, statistics.size)) if statistics else b"",
+        plan=plan,
+    )

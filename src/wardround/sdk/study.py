@@ -1,0 +1,154 @@
+"""Declare a study: from what the researcher wants to a checked plan with its initial model.
+
+Making a plan needs torch, because the initial parameters and the manifest come from the model itself;
+hub and other sites need only the bytes.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from wardround.clinical import contract as data_contract
+from wardround.clinical.contract import DataContract
+from wardround.codec import canonical, tensors
+from wardround.errors import ConfigError
+from wardround.ids import SiteId, StudyId
+from wardround.protocol import plan as plans
+from wardround.protocol.plan import BlobRef, BuiltinModel, CodePackage, Limits, Plan, Training
+
+__all__ = ["Study", "declare", "from_toml"]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A plan, and the blobs that it names: the initial model and, for own code, the package."""
+
+    plan: Plan
+    initial: bytes
+    package: bytes | None = None
+
+    @property
+    def id(self) -> StudyId:
+        """The digest that names the study everywhere."""
+        return plans.study_id(self.plan)
+
+
+class _StudyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A study file: the plan's fields, without what follows from them."""
+
+    title: str
+    purpose: str
+    legal_basis: str
+    participants: tuple[SiteId, ...]
+    min_participants: int
+    expires: int
+    data: DataContract
+    model: BuiltinModel
+    training: Training
+    limits: Limits = Limits()
+    seed: int = 0
+
+
+def declare(
+    *,
+    title: str,
+    purpose: str,
+    legal_basis: str,
+    researcher: str,
+    participants: Sequence[str],
+    min_participants: int,
+    data: DataContract,
+    model: BuiltinModel | Path,
+    training: Training,
+    expires: int,
+    factory: str = "",
+    limits: Limits | None = None,
+    seed: int = 0,
+) -> Study:
+    """Declare a study.
+
+    Args:
+        title: A line for people.
+        purpose: Why; shown to every approver.
+        legal_basis: On what grounds; shown to every approver.
+        researcher: The name under which the researcher is enrolled.
+        participants: Sites that are asked.
+        min_participants: The least number of sites, and of updates in any aggregate.
+        data: Columns and label.
+        model: A built-in model, or a folder of Python files of your own.
+        training: Rounds and local work.
+        expires: When the plan ends, in seconds since 1970-01-01 UTC.
+        factory: For own code, ``module:function``; called with (width, outputs), gives an nn.Module.
+        limits: Caps and patience.
+        seed: From which initial parameters and all shuffling follow.
+
+    Raises:
+        CodecError: The plan could not be followed; says which field.
+    """
+    chosen, package, initial, manifest = _model(model, factory, data, seed)
+    plan = Plan(
+        title=title,
+        purpose=purpose,
+        legal_basis=legal_basis,
+        researcher=SiteId(researcher),
+        participants=tuple(sorted(SiteId(name) for name in participants)),
+        min_participants=min_participants,
+        data=data,
+        model=chosen,
+        manifest=manifest,
+        initial=BlobRef(canonical.digest(initial), len(initial)),
+        training=training,
+        limits=limits or Limits(),
+        expires=expires,
+        seed=seed,
+    )
+    plans.check(plan)
+    return Study(plan, initial, package)
+
+
+def from_toml(text: str, researcher: str) -> Study:
+    """Declare a study with a built-in model from a study file.
+
+    Raises:
+        ConfigError: Not TOML, an unknown field, or a value of the wrong type.
+        CodecError: The plan could not be followed; says which field.
+    """
+    try:
+        values = tomllib.loads(text)
+        if isinstance(values.get("model"), dict):
+            values["model"].setdefault("type", "builtin")
+        file = msgspec.convert(values, _StudyFile)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the study file is not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the study file is wrong: {error}") from None
+    fields = {name: getattr(file, name) for name in file.__struct_fields__}
+    return declare(researcher=researcher, **fields)
+
+
+def _model(
+    model: BuiltinModel | Path, factory: str, data: DataContract, seed: int
+) -> tuple[BuiltinModel | CodePackage, bytes | None, bytes, tensors.Manifest]:
+    import torch
+
+    from wardround.training import models
+    from wardround.training import package as packages
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(model, BuiltinModel):
+            chosen: BuiltinModel | CodePackage = model
+            package = None
+            module = models.build(model, data)
+        else:
+            package = packages.from_folder(model)
+            chosen = CodePackage(package=packages.ref(package), factory=factory)
+            factory_of = packages.load(packages.read(package, chosen.package), factory)
+            module = factory_of(data_contract.width(data), models.outputs(data))
+    manifest = models.manifest_of(module)
+    arrays = {name: np.array(tensor.detach().numpy()) for name, tensor in models.arrays(module).items()}
+    return chosen, package, tensors.pack(arrays, manifest), manifest
