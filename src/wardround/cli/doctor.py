@@ -62,14 +62,19 @@ def _identity(folder: Path) -> Iterator[Finding]:
     from wardround.config import NodeConfig, ResearcherConfig, load, secret
     from wardround.errors import WardroundError
 
-    kind, name = (NodeConfig, "node.toml") if (folder / "node.toml").exists() else (ResearcherConfig, "researcher.toml")
-    if not (folder / name).exists():
+    is_node = (folder / "node.toml").exists()
+    path = folder / ("node.toml" if is_node else "researcher.toml")
+    if not path.exists():
         yield Finding(
             "settings", False, f"no node.toml or researcher.toml in {folder}", "enrol first, or name the folder"
         )
         return
     try:
-        config = load((folder / name).read_text(), kind, os.environ, "")
+        config: NodeConfig | ResearcherConfig
+        if is_node:
+            config = load(path.read_text(), NodeConfig, os.environ, "WARDROUND_NODE_")
+        else:
+            config = load(path.read_text(), ResearcherConfig, os.environ, "WARDROUND_RESEARCHER_")
         secret(config.key, folder, os.environ)
         yield Finding("settings", True, f"{config.name} at {config.hub}")
     except WardroundError as error:
