@@ -155,7 +155,8 @@ def test_values_that_are_not_finite_are_refused(bad):
 
 def test_shape_is_kept_and_must_be_one():
     assert mean.sum_vectors([np.ones((2, 3)), np.ones((2, 3))]).tolist() == [[2.0] * 3] * 2
-    with pytest.raises(ValueError):
-        mean.sum_vectors([np.ones(2), np.ones(3)])
+    for other in (np.ones(6), np.ones((3, 2)), np.ones((2, 4))):
+        with pytest.raises(ValueError):
+            mean.sum_vectors([np.ones((2, 3)), other])
     with pytest.raises(ValueError):
         mean.sum_vectors([])

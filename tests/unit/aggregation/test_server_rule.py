@@ -181,7 +181,7 @@ def test_overflow_is_infinite_and_silent(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_steps_and_shapes_must_fit(name):
+def test_steps_and_shapes_must_fit_or_nothing_changes(name):
     rule = server_rule.build(name, **DEFAULTS)
     state = tuple(np.zeros(2, np.float32) for _ in range(rule.state_vectors))
     short = tuple(np.zeros(1, np.float32) for _ in range(rule.state_vectors + 1))
@@ -191,8 +191,10 @@ def test_steps_and_shapes_must_fit(name):
         (1, np.zeros(2), (*state, np.zeros(2, np.float32))),
         (1, np.zeros(2), short[: rule.state_vectors] or short),
     ]:
+        params = np.zeros(2, np.float32)
         with pytest.raises(ValueError):
-            rule.apply(step, np.zeros(2, np.float32), update, given_state)
+            rule.apply(step, params, update + 1, given_state)
+        assert params.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("name", ["", "FedAvg", "fedprox"])

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +36,30 @@ def request_for(subject, key, algorithm=None):
     name = x509.Name([x509.NameAttribute(oid, text) for oid, text in subject])
     builder = x509.CertificateSigningRequestBuilder(subject_name=name)
     return builder.sign(key, algorithm).public_bytes(serialization.Encoding.PEM)
+
+
+def signed_by_the_authority(
+    *, key=KEY, common_name="site-a", uris=("wardround:site/site-a",), usage=ExtendedKeyUsageOID.CLIENT_AUTH, ca=False
+):
+    """A certificate such as `issue` would never make."""
+    authority = x509.load_pem_x509_certificate(AUTHORITY)
+    return (
+        x509.CertificateBuilder(
+            issuer_name=authority.subject,
+            subject_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]),
+            public_key=key.public_key(),
+        )
+        .serial_number(1)
+        .not_valid_before(authority.not_valid_before_utc)
+        .not_valid_after(authority.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris]), critical=False
+        )
+        .sign(serialization.load_pem_private_key(AUTHORITY_KEY, None), hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
 
 
 def altered(pem, position):
@@ -102,6 +126,27 @@ def test_another_authority_of_another_name_is_refused():
 def test_a_certificate_of_our_authority_for_something_else_is_no_identity(other):
     with pytest.raises(CryptoError, match="not the certificate of a person or site"):
         certificate.open_identity(other, AUTHORITY, NOW)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key": ec.generate_private_key(ec.SECP256R1())},
+        {"common_name": "site-b"},
+        {"uris": ["wardround:site/site-b"]},
+        {"uris": []},
+        {"uris": ["wardround:site/site-a", "wardround:operator/site-a"]},
+        {"uris": ["wardround:site/site-a/x"]},
+        {"uris": ["https://hub.example/site-a"]},
+        {"usage": ExtendedKeyUsageOID.SERVER_AUTH},
+        {"ca": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_certificate_of_another_form_is_no_identity(changes):
+    assert certificate.open_identity(signed_by_the_authority(), AUTHORITY, NOW)[:2] == ("site-a", "site")
+    with pytest.raises(CryptoError, match=r"not the certificate of|not Ed25519"):
+        certificate.open_identity(signed_by_the_authority(**changes), AUTHORITY, NOW)
 
 
 @given(position=st.integers(0, 2000))
