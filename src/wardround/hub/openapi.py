@@ -47,7 +47,9 @@ def document() -> dict[str, Any]:
     """OpenAPI 3.1, with JSON Schemas of every message; bodies are the same structures in MessagePack."""
     types = [kind for operation in OPERATIONS for kind in operation[3:] if kind is not None]
     schemas, components = msgspec.json.schema_components(
-        [*types, Problem], schema_hook=lambda _: {}, ref_template="#/components/schemas/{name}"
+        [*types, Problem],
+        schema_hook=lambda _: {"description": "any value"},
+        ref_template="#/components/schemas/{name}",
     )
     by_type = dict(zip([str(kind) for kind in [*types, Problem]], schemas, strict=True))
     paths: dict[str, Any] = {}

@@ -1,0 +1,55 @@
+"""Use a fetched model: from its file, the plan and the global statistics to predictions."""
+
+import numpy as np
+import numpy.typing as npt
+
+from wardround.clinical import contract as data_contract
+from wardround.codec import tensors
+from wardround.errors import ConfigError
+from wardround.protocol.plan import BuiltinModel, Plan, statistics_manifest
+
+__all__ = ["predict"]
+
+
+def predict(
+    plan: Plan, model: bytes, standardization: bytes, features: npt.NDArray[np.float32], *, package: bytes = b""
+) -> npt.NDArray[np.float32]:
+    """Raw outputs (logits, numbers or log-risks) for records.
+
+    Args:
+        plan: The study's plan, which says what the model is.
+        model: The model's file.
+        standardization: The global statistics' file; empty where the plan has none.
+        features: float32 ``(records, width)``, in the contract's units; NaN stands for the federated mean.
+        package: The code package, where the plan has one; its code runs in this process.
+
+    Returns:
+        float32 ``(records,)`` or ``(records, classes)``.
+
+    Raises:
+        ConfigError: The plan's own code is needed and not given.
+        TensorMismatchError: The file is not a model of this plan.
+    """
+    import torch
+
+    from wardround.aggregation import standardization as scaling
+    from wardround.training import models
+    from wardround.training import package as packages
+
+    outputs = models.outputs(plan.data)
+    if isinstance(plan.model, BuiltinModel):
+        module = models.build(plan.model, plan.data)
+    elif package:
+        factory = packages.load(packages.read(package, plan.model.package), plan.model.factory)
+        module = factory(data_contract.width(plan.data), outputs)
+    else:
+        raise ConfigError("this plan's model is its own code: give the code package too")
+    arrays = tensors.unpack(model, plan.manifest)
+    with torch.no_grad():
+        for name, tensor in models.arrays(module).items():
+            tensor.copy_(torch.from_numpy(np.array(arrays[name])))
+        if standardization:
+            sums = tensors.unpack(standardization, statistics_manifest(plan.data))
+            features = scaling.apply(features, *scaling.mean_and_std(sums))
+        result: npt.NDArray[np.float32] = module.eval()(torch.from_numpy(np.nan_to_num(features))).numpy()
+    return result.reshape((len(features),) if outputs == 1 else (len(features), outputs))

@@ -1,0 +1,150 @@
+"""Reports as one self-contained HTML page: curves drawn as SVG, each with its numbers as a table."""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["demo_page", "run_page"]
+
+_COLOURS = ("#1b6ca8", "#c8553d", "#3c8d4f", "#8a5fb0", "#b58a00", "#4a4a4a")
+_DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 3", "10 4")
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 260, 50, 34
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1c1c;background:#fff}
+table{border-collapse:collapse;margin:1rem 0}caption{text-align:left;font-weight:600;padding:.3rem 0}
+th,td{border-bottom:1px solid #ccc;padding:.3rem .8rem;text-align:right}th:first-child,td:first-child{text-align:left}
+svg{max-width:100%;height:auto}.note{color:#555}details{margin:.5rem 0}
+"""
+
+Event = Mapping[str, Any]
+
+
+def run_page(title: str, events: Sequence[Event]) -> str:
+    """A run: curves per site, what left each site, how it went."""
+    return _page(title, [_curves(events), _bytes_table(events), _history(events)])
+
+
+def demo_page(title: str, reference: str, events: Sequence[Event], comparison: Any, phases: Mapping[str, float]) -> str:
+    """The demo: the comparison first, then the run."""
+    own = [
+        [name, *(str(models[model]["accuracy"]) for model in ("own", "federated", "pooled"))]
+        for name, models in comparison.on_own_patients.items()
+    ]
+    everyone = [
+        [name, str(scores["accuracy"]), str(scores["AUC"])] for name, scores in comparison.on_all_patients.items()
+    ]
+    times = [[name, f"{seconds:.1f} s"] for name, seconds in phases.items()]
+    parts = [
+        _table(
+            "Accuracy on each hospital's held-out patients (95 % bootstrap interval)",
+            ["hospital", "own model alone", "federated", "pooled (reference only)"],
+            own,
+        ),
+        _table("The same models on the held-out patients of all hospitals", ["model", "accuracy", "AUC"], everyone),
+        f'<p class="note">{html.escape(reference)}</p>' if reference else "",
+        '<p class="note">The pooled model is for reference only: it needs all records in one place.</p>',
+        _curves(events),
+        _bytes_table(events),
+        _table("How long each phase took", ["phase", "time"], times),
+        _history(events),
+    ]
+    return _page(title, parts)
+
+
+def _page(title: str, parts: Iterable[str]) -> str:
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    body = "\n".join(part for part in parts if part)
+    return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n'
+
+
+def _curves(events: Sequence[Event]) -> str:
+    metrics: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for event in _of(events, "update-accepted"):
+        for name, value in ((event.get("evaluation") or {}).get("metrics") or {}).items():
+            if value is not None:
+                metrics.setdefault(name, {}).setdefault(event["site"], []).append((event["number"], float(value)))
+    shown = [name for name in ("auc", "accuracy", "c_index", "brier", "rmse") if name in metrics]
+    return "\n".join(_chart(f"{name}, on each site's held-out records", metrics[name]) for name in shown)
+
+
+def _chart(title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    values = [value for points in series.values() for _, value in points]
+    rounds = [number for points in series.values() for number, _ in points]
+    low, high = min(values), max(values)
+    low, high = (low - 0.05, high + 0.05) if high - low < 1e-6 else (low, high)  # noqa: PLR2004, a flat line
+    first, last = min(rounds), max(max(rounds), min(rounds) + 1)
+
+    def place(number: int, value: float) -> str:
+        x = _LEFT + (number - first) / (last - first) * (_WIDTH - _LEFT - 10)
+        y = 10 + (high - value) / (high - low) * (_HEIGHT - _BOTTOM - 10)
+        return f"{x:.1f},{y:.1f}"
+
+    lines, legend = [], []
+    for index, (site, points) in enumerate(sorted(series.items())):
+        colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]
+        path = " ".join(place(*point) for point in points)
+        lines.append(
+            f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" points="{path}"/>'
+        )
+        y = _HEIGHT + 14 + 18 * index
+        legend.append(
+            f'<line x1="{_LEFT}" x2="{_LEFT + 40}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
+        )
+        legend.append(
+            f'<text x="{_LEFT + 48}" y="{y + 4}" font-size="13">{html.escape(site)}: {points[-1][1]:.3f} at the end</text>'
+        )
+    axis = (
+        f'<text x="4" y="18" font-size="12">{high:.3f}</text><text x="4" y="{_HEIGHT - _BOTTOM}" font-size="12">{low:.3f}</text>'
+        f'<text x="{_LEFT}" y="{_HEIGHT - 14}" font-size="12">round {first}</text>'
+        f'<text x="{_WIDTH - 70}" y="{_HEIGHT - 14}" font-size="12">round {last}</text>'
+        f'<path d="M{_LEFT} 10V{_HEIGHT - _BOTTOM}H{_WIDTH - 10}" fill="none" stroke="#888"/>'
+    )
+    height = _HEIGHT + 14 + 18 * len(series)
+    picture = (
+        f'<svg viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img" aria-label="{html.escape(title)}">'
+        f"{axis}{''.join(lines)}{''.join(legend)}</svg>"
+    )
+    rows = [[site, *(f"{value:.4f}" for _, value in points)] for site, points in sorted(series.items())]
+    numbers = _table("", ["site", *(str(number) for number in sorted(set(rounds)))], rows)
+    return f"<h2>{html.escape(title)}</h2>{picture}<details><summary>numbers</summary>{numbers}</details>"
+
+
+def _bytes_table(events: Sequence[Event]) -> str:
+    left: dict[str, dict[str, int]] = {}
+    kinds = {event["number"]: event["kind"] for event in _of(events, "round-opened")}
+    for event in _of(events, "update-accepted"):
+        row = left.setdefault(event["site"], {"statistics": 0, "train": 0, "answers": 0})
+        row["answers"] += 1
+        if event.get("update"):
+            row[kinds.get(event["number"], "train")] += event["update"]["size"]
+    rows = [
+        [site, f"{row['statistics']:,}", f"{row['train']:,}", str(row["answers"]), "0"]
+        for site, row in sorted(left.items())
+    ]
+    headings = ["site", "column sums, bytes", "model updates, bytes", "answers (counts and metrics)", "records"]
+    return _table("What left each site", headings, rows)
+
+
+def _history(events: Sequence[Event]) -> str:
+    notable = [event for event in events if event["event"] not in {"update-accepted", "round-opened", "round-closed"}]
+    start = float(events[0]["at"]) if events else 0.0
+    rows = [[f"{float(event['at']) - start:.2f} s", event["event"], _words(event)] for event in notable]
+    return f"<details><summary>history</summary>{_table('', ['after', 'what', 'details'], rows)}</details>"
+
+
+def _words(event: Event) -> str:
+    parts = [f"{name} {event[name]}" for name in ("number", "site", "reason") if event.get(name) not in (None, "")]
+    if isinstance(event.get("model"), Mapping):
+        parts.append(f"model {event['model']['digest'][:16]}…")
+    return ", ".join(parts)
+
+
+def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in headings)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _of(events: Iterable[Event], kind: str) -> Iterable[Event]:
+    return (event for event in events if event["event"] == kind)
