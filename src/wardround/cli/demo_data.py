@@ -49,11 +49,11 @@ def biopsies(_: Path) -> Dataset:
     units = {name: _unit(name) for name in names}
     malignant = 1 - data.target
     generator = np.random.default_rng(20)  # noqa: TID251, the seed is fixed
-    shares = {
-        "hospital-a": (0.25, 0.55),
-        "hospital-b": (0.45, 0.10),
-        "hospital-c": (0.20, 0.20),
-        "hospital-d": (0.10, 0.15),
+    shares = {  # of the benign and of the malignant biopsies
+        "hospital-a": (0.10, 0.55),
+        "hospital-b": (0.60, 0.06),
+        "hospital-c": (0.25, 0.30),
+        "hospital-d": (0.05, 0.09),
     }
     hospitals: dict[str, Rows] = {name: [] for name in shares}
     for label in (0, 1):

@@ -53,7 +53,7 @@ def create_app(make_state: Callable[[asyncio.AbstractEventLoop], HubState]) -> S
             work = tasks.create_task(_keep_working(state))
             yield
             work.cancel()
-        state.bell.close()
+            state.bell.close()
         state.executor.shutdown()
 
     return Starlette(
@@ -192,10 +192,12 @@ async def _task(_: Request, state: HubState, caller: Caller, body: bytes) -> Res
         while True:
             task = await state.threads(state.coordinator.next_task, caller.name, asked)
             left = until - time.monotonic()
-            if task is not None or left <= 0 or state.bell.is_closing:
+            if task is not None or left <= 0:
                 return _packed(task) if task is not None else Response(status_code=204)
             # Wakes now and then without a ring too, so that a site that waits counts as present.
             await place.rung(min(left, _IDLE_SECONDS))
+            if state.bell.is_closing:
+                return Response(status_code=204)
 
 
 async def _contribute(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
@@ -251,9 +253,11 @@ async def _run(request: Request, state: HubState, caller: Caller, _: bytes) -> R
         while True:
             status = await state.threads(state.coordinator.status, run, after=int(after))
             left = until - time.monotonic()
-            if status.events or left <= 0 or state.bell.is_closing:
+            if status.events or left <= 0:
                 return _packed(status)
             await place.rung(left)
+            if state.bell.is_closing:
+                return _packed(status)
 
 
 async def _identity(request: Request, state: HubState, _: Caller, __: bytes) -> Response:
