@@ -71,9 +71,9 @@ def test_a_detour_leads_to_the_same_place(unit, data, value):
     over, to = (data.draw(st.sampled_from(units.compatible(unit))) for _ in range(2))
     direct = units.convert([value], unit, to)[0]
     detour = units.convert(units.convert([value], unit, over), over, to)[0]
-    # Near zero degrees the offset's rounding is all there is, so the tolerance follows the target's scale.
-    scale = abs(units.convert([value], unit, to)[0]) + abs(units.convert([0.0], unit, to)[0])
-    assert detour == pytest.approx(direct, rel=1e-9, abs=1e-9 * scale + 1e-30)
+    # Two additions of an offset cost a rounding each: a billionth of the unit at hand is allowed.
+    nought, one = units.convert([0.0, 1.0], unit, to)
+    assert detour == pytest.approx(direct, rel=1e-9, abs=1e-9 * (one - nought))
 
 
 def test_molar_mass_turns_millimoles_into_milligrams_and_back():
