@@ -1,6 +1,7 @@
 """Makes and opens a node's folder: keys, certificate, settings, and everything wired together."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from wardround.system import SystemClock, SystemEntropy, private_folder, write_p
 from wardround.transport import enrolling
 from wardround.transport.http import HttpHub
 
-__all__ = ["Node", "enrol", "load_config", "open_node"]
+__all__ = ["Node", "StartWorker", "enrol", "load_config", "open_node"]
+
+StartWorker = Callable[[Plan, StudyTable, bytes | None], Worker]
+"""Starts the resident worker of one run."""
 
 _SETTINGS = """\
 # A Wardround node. Every setting: docs/reference/settings.md
@@ -89,8 +93,10 @@ def load_config(folder: Path) -> NodeConfig:
     return load(path.read_text(), NodeConfig, os.environ, "WARDROUND_NODE_")
 
 
-def open_node(folder: Path, *, progress: Progress = lambda _what, _task: None) -> Node:
-    """Wire one node together.
+def open_node(
+    folder: Path, *, progress: Progress = lambda _what, _task: None, start_worker: StartWorker | None = None
+) -> Node:
+    """Wire one node together; `start_worker` stands in for the worker that trains with PyTorch.
 
     Raises:
         ConfigError: A setting or key is missing or wrong.
@@ -117,7 +123,7 @@ def open_node(folder: Path, *, progress: Progress = lambda _what, _task: None) -
         files=FolderModelFiles(state / "models"),
         policy=config.policy,
         source=lambda _: open_records(folder, config),
-        worker=lambda plan, table, package: _worker(config, plan, table, package),
+        worker=start_worker or (lambda plan, table, package: _worker(config, plan, table, package)),
         progress=progress,
     )
     return Node(config, hub, vault, approvals, participant)

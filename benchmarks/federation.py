@@ -1,0 +1,155 @@
+"""A federation of real processes over TLS on loopback, with a learner that does trivial work."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from wardround.clinical.contract import Column, DataContract, Label
+from wardround.codec import canonical, tensors
+from wardround.codec.tensors import TensorSpec
+from wardround.hub import setup as hub
+from wardround.ids import SiteId
+from wardround.node import setup as node
+from wardround.protocol import plan as plans
+from wardround.protocol.messages import RunStatus
+from wardround.protocol.plan import BlobRef, BuiltinModel, Limits, Plan, Training
+from wardround.sdk import client
+from wardround.sdk.study import Study
+
+__all__ = ["Federation", "federation", "peak_bytes", "resident_bytes", "study"]
+
+
+class Federation:
+    """A running hub with nodes and a researcher."""
+
+    def __init__(self, place: Path, processes: dict[str, subprocess.Popen[bytes]], researcher: client.Researcher) -> None:
+        self.place, self.processes, self.researcher = place, processes, researcher
+
+    def complete(self, declared: Study) -> RunStatus:
+        """Submit, approve at every node, and wait for the end; the status holds every event."""
+        status = self.researcher.submit(declared)
+        for name in declared.plan.participants:
+            opened = node.open_node(self.place / name)
+            opened.approvals.decide(status.study, "approve", person="benchmark", reason="")
+            opened.vault.close()
+        run = self.researcher.status(status.study).runs[-1]
+        events: list[dict[str, object]] = []
+        for status in self.researcher.watch(run):
+            events += status.events
+        assert status.phase == "completed", status.reason
+        return RunStatus(run=run, phase=status.phase, round=status.round, rounds=status.rounds, events=tuple(events))
+
+
+@contextmanager
+def federation(nodes: int) -> Iterator[Federation]:
+    """A hub and `nodes` nodes, each a process, in a temporary folder."""
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wardround-benchmark-", dir=os.getcwd())))
+        hub.init(place / "hub", listen=f"127.0.0.1:{_free_port()}", hosts=["127.0.0.1"])
+        processes = {"hub": stack.enter_context(_process(["wardround", "hub", "serve", str(place / "hub")], place / "hub.log"))}
+        url = hub.load_config(place / "hub").url
+        _wait_for(url)
+        for name in names(nodes):
+            node.enrol(place / name, hub.invite(place / "hub", SiteId(name), "site", 600.0))
+            (place / name / "records.csv").write_text("x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
+            command = ["benchmarks.node_process", str(place / name)]
+            processes[name] = stack.enter_context(_process(command, place / f"{name}.log"))
+        client.enrol(place / "ada", hub.invite(place / "hub", SiteId("ada"), "researcher", 600.0))
+        yield Federation(place, processes, client.connect(place / "ada"))
+
+
+def names(nodes: int) -> list[str]:
+    """Names of the nodes."""
+    return [f"site-{index:02d}" for index in range(nodes)]
+
+
+def study(parameters: int, nodes: int, rounds: int, seed: int = 0) -> Study:
+    """A study with random weights and no real learning."""
+    manifest = (TensorSpec("w", (parameters,)),)
+    weights = np.random.default_rng(seed).standard_normal(parameters, np.float32)
+    initial = tensors.header(manifest) + weights.tobytes()
+    plan = Plan(
+        title="benchmark",
+        purpose="measure",
+        legal_basis="none",
+        researcher=SiteId("ada"),
+        participants=tuple(SiteId(name) for name in names(nodes)),
+        min_participants=nodes,
+        data=DataContract(columns=(Column(name="x"),), label=Label(name="y"), scaling="none"),
+        model=BuiltinModel(name="logistic"),
+        manifest=manifest,
+        initial=BlobRef(canonical.digest(initial), len(initial)),
+        training=Training(rounds=rounds),
+        limits=Limits(absence_seconds=60.0),
+        expires=int(time.time()) + 86400,
+        seed=seed,
+    )
+    plans.check(plan)
+    return Study(plan, initial)
+
+
+def peak_bytes(pid: int) -> int:
+    """Largest resident set of a process so far."""
+    return _status(pid, "VmHWM")
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident set of a process now."""
+    return _status(pid, "VmRSS")
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the direct children."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    found = [int(word) for word in text.split()]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(word) for word in (task / "children").read_text().split()]
+    return sorted(set(found))
+
+
+def _status(pid: int, field: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+@contextmanager
+def _process(module: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", *module], stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(url: str) -> None:
+    host, _, port = url.removeprefix("https://").rpartition(":")
+    for _ in range(400):
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(url)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
