@@ -1,0 +1,218 @@
+"""Local training with PyTorch, in one flat vector.
+
+All of a module's arrays are made views of one vector, which is the body of the update's file:
+
+    vector := base        read from the base's file
+    vector := trained     parameters are views of it, so training happens in place
+    vector := vector - base, piece by piece, reading the base's file again
+
+So no second copy of the model is ever held; training itself adds one gradient (a second flat vector), and
+the optimizer what it remembers. The same plan, site, round, records and base give the same bytes: one thread,
+deterministic operations, batches shuffled (and dropout drawn) from
+
+    sha256(plan seed, site, round)
+
+and buffers that do not travel put back to their first value before each round.
+
+A batch never asks torch for more than forward, backward and one step (`wardround.training.optimizer`).
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from wardround.aggregation import standardization as scaling
+from wardround.clinical import contract as data_contract
+from wardround.codec import tensors
+from wardround.errors import TensorMismatchError
+from wardround.ids import SiteId
+from wardround.protocol import plan as study_plan
+from wardround.protocol.messages import Kind
+from wardround.protocol.plan import CodePackage, Plan
+from wardround.training import metrics, models, optimizer, package
+from wardround.training.channel import Assignment
+
+__all__ = ["Learner", "round_seeds"]
+
+_PIECE = 1 << 18
+_EVALUATION_BATCH = 512
+
+
+def round_seeds(seed: int, site: SiteId, number: int) -> tuple[int, int]:
+    """Two seeds of one round at one site: for the order of records, and for what the model itself draws."""
+    drawn = hashlib.sha256(f"wardround round 1\n{seed}\n{site}\n{number}".encode()).digest()
+    return int.from_bytes(drawn[:8], "big") >> 1, int.from_bytes(drawn[8:16], "big") >> 1
+
+
+class Learner:
+    """One run's model, in the vector of its `Assignment`, and the site's records as tensors.
+
+    Raises:
+        CodecError: The plan's model or package cannot be loaded.
+        TensorMismatchError: The module's arrays are not the plan's.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        torch.set_num_threads(1)
+        # The same as use_deterministic_algorithms(True), without loading torch's compiler.
+        torch.set_deterministic_debug_mode("error")
+        self._assignment = assignment
+        self._plan = assignment.plan
+        self._offset = len(tensors.header(self._plan.manifest))
+        self._module = _module(assignment)
+        if models.manifest_of(self._module) != self._plan.manifest:
+            raise TensorMismatchError("the module's arrays are not those of the plan's manifest")
+        self._place_arrays()
+        travelling = {id(tensor) for tensor in models.arrays(self._module).values()}
+        self._resting = [
+            (tensor, tensor.clone())
+            for tensor in self._module.state_dict(keep_vars=True).values()
+            if isinstance(tensor, torch.Tensor) and id(tensor) not in travelling and not tensor.is_floating_point()
+        ]
+        self._loss = models.loss_of(self._plan.data.label.outcome)
+        self._labels = torch.from_numpy(assignment.labels[~assignment.held_out])
+        self._held_out_labels = assignment.labels[assignment.held_out]
+        self._scale(b"")
+
+    def perform(self, number: int, kind: Kind, base: int, standardization: bytes) -> dict[str, float | None]:
+        """Evaluate the model in the open file `base`; when `kind` is "train", leave the update in the vector.
+
+        Raises:
+            TensorMismatchError: `standardization` is not the contract's statistics.
+        """
+        if standardization != self._scaled_by:
+            self._scale(standardization)
+        order_seed, model_seed = round_seeds(self._plan.seed, self._assignment.site, number)
+        torch.manual_seed(model_seed)
+        for tensor, first in self._resting:
+            tensor.copy_(first)
+        _read(base, self._assignment.vector.data.cast("B"), self._offset)
+        evaluation = self._evaluate()
+        if kind == "train":
+            self._train(torch.Generator().manual_seed(order_seed))
+            self._collect()
+            self._subtract(base)
+        return evaluation
+
+    def _place_arrays(self) -> None:
+        flat = torch.from_numpy(self._assignment.vector)
+        self._views: dict[str, torch.Tensor] = {}
+        self._trained: list[tuple[torch.Tensor, slice]] = []
+        runs: list[list[int]] = []  # [start, stop) of neighbouring parameters, merged
+        start = 0
+        for name, tensor in models.arrays(self._module).items():
+            stop = start + tensor.numel()
+            tensor.data = self._views[name] = flat[start:stop].view(tensor.shape)
+            if tensor.requires_grad:
+                self._trained.append((tensor, slice(start, stop)))
+                if runs and runs[-1][1] == start:
+                    runs[-1][1] = stop
+                else:
+                    runs.append([start, stop])
+            start = stop
+        self._flat, self._runs = flat, [slice(start, stop) for start, stop in runs]
+
+    def _scale(self, standardization: bytes) -> None:
+        contract, held_out = self._plan.data, self._assignment.held_out
+        mean = np.zeros(data_contract.width(contract))
+        std = np.ones_like(mean)
+        if standardization:
+            sums = tensors.unpack(standardization, study_plan.statistics_manifest(contract))
+            mean, std = scaling.mean_and_std(sums)
+        scaled = []
+        for chosen in (~held_out, held_out):
+            rows = self._assignment.features[chosen]
+            filled = scaling.impute(rows, mean) if contract.scaling == "none" else scaling.apply(rows, mean, std)
+            scaled.append(torch.from_numpy(filled))
+        self._features, self._held_out_features = scaled
+        self._scaled_by = standardization
+
+    def _evaluate(self) -> dict[str, float | None]:
+        outcome = self._plan.data.label.outcome
+        if not len(self._held_out_features):
+            return dict.fromkeys(metrics.NAMES[outcome])
+        self._module.eval()
+        with torch.no_grad():
+            outputs = [
+                self._module(self._held_out_features[start : start + _EVALUATION_BATCH])
+                for start in range(0, len(self._held_out_features), _EVALUATION_BATCH)
+            ]
+        predictions = torch.cat(outputs).numpy()
+        classes = models.outputs(self._plan.data)
+        records = len(self._held_out_labels)
+        shape = (records,) if classes == 1 else (records, classes)
+        return metrics.evaluate(outcome, self._held_out_labels, predictions.reshape(shape))
+
+    def _train(self, generator: torch.Generator) -> None:
+        module, loss = self._module.train(), self._loss
+        # Backward adds into a gradient that is there, so each parameter's is a view of one flat vector.
+        flat = torch.zeros_like(self._flat)
+        views = [(param, flat[place].view(param.shape)) for param, place in self._trained]
+        for param, gradient in views:
+            param.grad = gradient
+        gradients = [flat[run] for run in self._runs]
+        step = optimizer.make(self._plan.training.optimizer, [self._flat[run] for run in self._runs], gradients)
+        for rows in _batches(len(self._features), self._plan, generator):
+            for run in gradients:
+                run.zero_()
+            torch.autograd.backward(loss(module(self._features[rows]), self._labels[rows]))
+            for param, gradient in views:
+                if param.grad is not gradient:  # study code put another tensor there, or took it away
+                    _ = gradient.zero_() if param.grad is None else gradient.copy_(param.grad)
+                    param.grad = gradient
+            step()
+        for param, _ in views:
+            param.grad = None
+
+    def _collect(self) -> None:
+        # Study code may have put other tensors in place of the views; what they hold is the model all the same.
+        found = models.arrays(self._module)
+        if found.keys() != self._views.keys():
+            raise TensorMismatchError("training changed the module's arrays")
+        for name, view in self._views.items():
+            if found[name].shape != view.shape:
+                raise TensorMismatchError("training changed the shape of an array")
+            if found[name].data_ptr() != view.data_ptr():
+                view.copy_(found[name].detach())
+                found[name].data = view
+
+    def _subtract(self, base: int) -> None:
+        vector = self._assignment.vector
+        piece = np.empty(min(_PIECE, len(vector)), np.float32)
+        for start in range(0, len(vector), _PIECE):
+            part = vector[start : start + _PIECE]
+            _read(base, piece[: len(part)].data.cast("B"), self._offset + 4 * start)
+            part -= piece[: len(part)]
+
+
+def _module(assignment: Assignment) -> nn.Module:
+    plan = assignment.plan
+    torch.manual_seed(0)  # what a factory draws is replaced by the base, but should not differ between sites
+    if not isinstance(plan.model, CodePackage):
+        return models.build(plan.model, plan.data)
+    factory = package.load(package.read(assignment.package, plan.model.package), plan.model.factory)
+    return factory(data_contract.width(plan.data), models.outputs(plan.data))
+
+
+def _batches(records: int, plan: Plan, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    # Whole passes in a new order each; with `steps`, as many batches as that, over as many passes as it takes.
+    training = plan.training
+    steps = training.steps or training.epochs * -(-records // training.batch_size)
+    while steps > 0 and records:
+        order = torch.randperm(records, generator=generator)
+        for start in range(0, min(records, steps * training.batch_size), training.batch_size):
+            yield order[start : start + training.batch_size]
+            steps -= 1
+
+
+def _read(file: int, target: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(target):
+        count = os.preadv(file, [target[done:]], offset + done)
+        if count == 0:
+            raise EOFError("the base's file is too short")
+        done += count
