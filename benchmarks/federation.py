@@ -31,7 +31,9 @@ __all__ = ["Federation", "federation", "peak_bytes", "resident_bytes", "study"]
 class Federation:
     """A running hub with nodes and a researcher."""
 
-    def __init__(self, place: Path, processes: dict[str, subprocess.Popen[bytes]], researcher: client.Researcher) -> None:
+    def __init__(
+        self, place: Path, processes: dict[str, subprocess.Popen[bytes]], researcher: client.Researcher
+    ) -> None:
         self.place, self.processes, self.researcher = place, processes, researcher
 
     def complete(self, declared: Study) -> RunStatus:
@@ -55,7 +57,9 @@ def federation(nodes: int) -> Iterator[Federation]:
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wardround-benchmark-", dir=os.getcwd())))
         hub.init(place / "hub", listen=f"127.0.0.1:{_free_port()}", hosts=["127.0.0.1"])
-        processes = {"hub": stack.enter_context(_process(["wardround", "hub", "serve", str(place / "hub")], place / "hub.log"))}
+        processes = {
+            "hub": stack.enter_context(_process(["wardround", "hub", "serve", str(place / "hub")], place / "hub.log"))
+        }
         url = hub.load_config(place / "hub").url
         _wait_for(url)
         for name in names(nodes):

@@ -13,7 +13,7 @@ Names are loaded when they are first used, so that importing the package stays i
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wardround.clinical.contract import Column, DataContract, Label
@@ -57,10 +57,11 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     for module, names in _HOME.items():
         if name in names:
-            return getattr(importlib.import_module(module), name)
+            found: object = getattr(importlib.import_module(module), name)
+            return found
     raise AttributeError(f"module 'wardround' has no attribute {name!r}")
 
 

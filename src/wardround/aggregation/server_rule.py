@@ -99,7 +99,7 @@ def fedyogi(*, learning_rate: float, beta1: float = 0.9, beta2: float = 0.99, ta
     )
 
 
-def build(name: str, *, learning_rate: float, momentum: float, beta1: float, beta2: float, tau: float) -> Rule:  # noqa: PLR0913
+def build(name: str, *, learning_rate: float, momentum: float, beta1: float, beta2: float, tau: float) -> Rule:
     """The rule that a plan names; parameters that it does not have are not used.
 
     Raises:

@@ -42,7 +42,7 @@ def site_sums(features: npt.NDArray[np.float32], numeric: Sequence[bool]) -> dic
     Raises:
         ValueError: `numeric` has another length than the features' width.
     """
-    if features.ndim != 2 or features.shape[1] != len(numeric):  # noqa: PLR2004
+    if features.ndim != 2 or features.shape[1] != len(numeric):
         raise ValueError(f"expected (records, {len(numeric)}) features, got shape {features.shape}")
     keep = np.asarray(numeric, dtype=bool)
     sums = {name: np.zeros(len(numeric)) for name in ("count", "sum", "sum_of_squares")}
@@ -72,7 +72,7 @@ def mean_and_std(sums: Mapping[str, npt.NDArray[np.floating]]) -> tuple[_Vector,
     mean = np.where(count > 0, total / divisor, 0.0)
     mean_square = squares / divisor
     variance = mean_square - np.square(mean)
-    varies = (count >= 2) & (variance > _ROUNDING * mean_square)  # noqa: PLR2004
+    varies = (count >= 2) & (variance > _ROUNDING * mean_square)
     return mean, np.sqrt(np.where(varies, variance, 1.0))
 
 

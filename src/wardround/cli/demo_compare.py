@@ -32,6 +32,7 @@ class Score:
     high: float | None = None
 
     def __str__(self) -> str:
+        """The value and its interval, for a table."""
         if self.value is None:
             return "undefined"
         interval = "" if self.low is None else f" ({self.low:.3f}-{self.high:.3f})"

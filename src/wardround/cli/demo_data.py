@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.errors import ConfigError
 
@@ -63,8 +62,7 @@ def biopsies(_: Path) -> Dataset:
             for index in part:
                 row = {column: float(value) for column, value in zip(names, data.data[index], strict=True)}
                 hospitals[name].append(row | {"malignant": float(label)})
-    for name in hospitals:
-        hospitals[name] = [hospitals[name][i] for i in generator.permutation(len(hospitals[name]))]
+    hospitals = {name: [rows[i] for i in generator.permutation(len(rows))] for name, rows in hospitals.items()}
     columns = tuple(Column(name=name, unit=units[name]) for name in names)
     contract = DataContract(columns=columns, label=Label(name="malignant"), holdout=0.3)
     return Dataset("Malignancy of breast biopsies", "Tell malignant from benign lumps", contract, hospitals, 30, 0.1)
@@ -92,7 +90,7 @@ def heart(folder: Path) -> Dataset:
             )
         rows = _heart_rows(path)
         labels = [row["disease"] for row in rows]
-        few = min(labels.count(0.0), labels.count(1.0)) <= 2  # noqa: PLR2004, FLamby's own bound
+        few = min(labels.count(0.0), labels.count(1.0)) <= 2
         order = np.arange(len(rows))
         _, test = train_test_split(
             order, test_size=0.34, train_size=0.66, random_state=43, stratify=None if few else labels
@@ -137,7 +135,7 @@ def _sqlite(contract: DataContract, rows: Rows, folder: Path) -> str:
         database.executemany(f"INSERT INTO befunde VALUES ({marks})", values)  # noqa: S608, names are our own
     database.close()
     columns = "".join(f'[columns.{name}]\nfrom = "{local[name]}"\n' for name in names)
-    return f'kind = "sqlite"\npath = "lab.sqlite"\nquery = "SELECT * FROM befunde ORDER BY fall"\n\n{columns}'
+    return 'kind = "sqlite"\npath = "lab.sqlite"\nquery = "SELECT * FROM befunde ORDER BY fall"\n\n' + columns
 
 
 def _csv_other_units(contract: DataContract, rows: Rows, folder: Path) -> str:

@@ -63,9 +63,9 @@ def review(folder: str, study: str | None, json_: bool) -> None:
 
     opened = setup.open_node(Path(folder))
     if study is None:
-        found = opened.hub.studies()
+        found, name = opened.hub.studies(), opened.config.name
         lines = [
-            f"{status.study[:16]}  {status.phase:10} {status.decisions.get(opened.config.name) or 'undecided':10} {status.title}"
+            f"{status.study[:16]}  {status.phase:10} {status.decisions.get(name) or 'undecided':10} {status.title}"
             for status in found
         ]
         show(json_, found, "\n".join(lines) or "No study asks this site.")

@@ -1,7 +1,7 @@
 """How commands print: tables and words for people, JSON for scripts, logs to standard error."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import click
@@ -47,5 +47,5 @@ def configure_logs(*, json_: bool) -> None:
     )
 
 
-def _allowed(_logger: object, _method: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _allowed(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return {name: value for name, value in fields.items() if name in FIELDS}

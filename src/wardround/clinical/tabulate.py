@@ -259,8 +259,7 @@ def _spelled_number(cell: float | Decimal) -> str:
 def _meaning(text: str | None, values: Mapping[str, str], missing: Sequence[str]) -> str | None:
     if not text or text in missing:
         return None
-    meaning = values.get(text, text)
-    return None if not meaning or meaning in missing else meaning
+    return values.get(text, text) or None
 
 
 def _numbers(column: Column, meanings: Sequence[str | None]) -> tuple[_Floats, npt.NDArray[np.bool_]]:

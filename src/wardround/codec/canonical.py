@@ -8,7 +8,7 @@ Invariant: ``encode(decode(b, T)) == b`` for every `b` that `decode` accepts.
 
 import hashlib
 import math
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -59,7 +59,7 @@ def digest(data: bytes) -> Digest:
     return Digest(hashlib.sha256(data).hexdigest())
 
 
-def _finite(value: Any) -> None:
+def _finite(value: object) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("not finite")
     if isinstance(value, dict):

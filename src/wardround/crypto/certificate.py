@@ -135,7 +135,7 @@ def request(name: str, key: signing.PrivateKey) -> bytes:
     return builder.sign(key, None).public_bytes(serialization.Encoding.PEM)
 
 
-def issue(  # noqa: PLR0913, PLR0917
+def issue(
     certificate_request: bytes,
     name: str,
     role: str,

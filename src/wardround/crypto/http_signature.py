@@ -81,7 +81,7 @@ class Unverified:
             raise SignatureError(f"the request is not signed by the key known for {self.keyid}") from None
 
 
-def sign(  # noqa: PLR0913
+def sign(
     *,
     method: str,
     target: str,
@@ -115,7 +115,7 @@ def sign(  # noqa: PLR0913
         ValueError: An argument does not fit the profile.
     """
     field = "repr-digest" if whole else "content-digest"
-    if len(digest) != 32:  # noqa: PLR2004
+    if len(digest) != 32:
         raise ValueError("digest must be the 32 raw bytes of a SHA-256")
     fields = {field: f"sha-256=:{_base64(digest)}:"}
     if content_range:

@@ -88,6 +88,6 @@ def _skew(ahead: float, window: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    whole = round(seconds) if seconds < 1e12 else 10**12  # noqa: PLR2004
+    whole = round(seconds) if seconds < 1e12 else 10**12
     minutes, rest = divmod(whole, 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -112,7 +112,7 @@ def _answering(
             result = await handle(request, state)
         except WardroundError as error:
             result = _refusal(state, error)
-        except Exception:
+        except Exception:  # noqa: BLE001
             # The request boundary: whatever went wrong, the peer learns nothing but that it did.
             _log.exception("request failed")
             result = _refusal(state, WardroundError("internal"))
@@ -288,7 +288,7 @@ async def _keep_working(state: HubState) -> None:
                 wait = _IDLE_SECONDS if due is None else min(max(due - state.clock.now(), 0.01), _IDLE_SECONDS)
             except WardroundError as error:
                 _log.warning("work will be tried again", code=error.code)
-            except Exception:
+            except Exception:  # noqa: BLE001
                 # The hub's main loop: one run's failure must not end the others.
                 _log.exception("work failed")
             with suppress(TimeoutError):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from typing import Self
 
 __all__ = ["Bell"]
 
@@ -40,7 +41,7 @@ class Listening:
     def __init__(self, waiting: dict[str, set[asyncio.Event]], name: str) -> None:
         self._waiting, self._name, self._event = waiting, name, asyncio.Event()
 
-    def __enter__(self) -> "Listening":
+    def __enter__(self) -> Self:
         self._waiting.setdefault(self._name, set()).add(self._event)
         return self
 

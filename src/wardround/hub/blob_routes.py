@@ -16,7 +16,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from wardround.errors import CodecError, ForbiddenError, NotFoundError, PeerProtocolError
+from wardround.errors import CodecError, ForbiddenError, PeerProtocolError
 from wardround.hub.authentication import Caller
 from wardround.hub.state import HubState
 from wardround.ids import Digest, RunId, StudyId

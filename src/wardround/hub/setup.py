@@ -134,6 +134,9 @@ async def serve(folder: Path, *, stop: asyncio.Event) -> None:
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    if (state := getattr(app.state, "hub", None)) is not None:
+        # Requests that are held for a task would keep the server from stopping for as long as they may be held.
+        state.bell.close()
     server.stop()  # type: ignore[no-untyped-call]
     await serving
 

@@ -84,7 +84,7 @@ class Agent:
             _retried(lambda: self._participant.perform(task), self._stopping)
         except WardroundError as error:
             _log.warning("task failed", run=task.run, round=task.number, code=error.code, reason=str(error))
-        except Exception:
+        except Exception:  # noqa: BLE001
             # The node's main loop: one task's failure must not end the node.
             _log.exception("task failed", run=task.run, round=task.number)
         finally:

@@ -79,16 +79,17 @@ def explain(plan: Plan) -> list[str]:
         code = f"It trains Wardround's built-in model {plan.model.name!r}; no study code is run."
     standardize = data.scaling == "federated"
     sums = "Once, the sum, sum of squares and count of each column leave the site. " if standardize else ""
+    sites = f"{len(plan.participants)} sites are asked, at least {plan.min_participants} must take part"
+    update = f"a model update of {plan.initial.size:,} bytes, the number of training records"
+    memory = plan.limits.worker_memory_bytes / 1024**3
     return [
         f"{plan.title}: {plan.purpose} (legal basis: {plan.legal_basis}). The researcher is {plan.researcher}.",
         f"It reads {len(data.columns)} columns: {columns}; and learns {data.label.name!r} ({data.label.outcome}).",
         code,
-        f"{len(plan.participants)} sites are asked, at least {plan.min_participants} must take part: "
-        f"{', '.join(plan.participants)}.",
+        f"{sites}: {', '.join(plan.participants)}.",
         f"In each of {training.rounds} rounds this site does {work}.",
-        f"{sums}In each round a model update of {plan.initial.size:,} bytes, the number of training records, and metrics "
-        f"on held-out records (counts, AUC and the like) leave the site. No record leaves it.",
-        "The update is not masked or noised in this version: the hub's operator can see it. docs/limitations.md says what that means.",
-        f"One round may use {plan.limits.worker_seconds:g} s and {plan.limits.worker_memory_bytes / 1024**3:.1f} GiB here. "
+        f"{sums}In each round {update}, and metrics on held-out records leave the site. No record leaves it.",
+        "The update is not masked or noised in this version: the hub's operator can see it.",
+        f"One round may use {plan.limits.worker_seconds:g} s and {memory:.1f} GiB here. "  # noqa: ISC004
         f"A site with fewer than {data.min_records} records takes no part.",
     ]

@@ -24,7 +24,13 @@ def run_page(title: str, events: Sequence[Event]) -> str:
     return _page(title, [_curves(events), _bytes_table(events), _history(events)])
 
 
-def demo_page(title: str, reference: str, events: Sequence[Event], comparison: Any, phases: Mapping[str, float]) -> str:
+def demo_page(
+    title: str,
+    reference: str,
+    events: Sequence[Event],
+    comparison: Any,  # noqa: ANN401
+    phases: Mapping[str, float],
+) -> str:
     """The demo: the comparison first, then the run."""
     own = [
         [name, *(str(models[model]["accuracy"]) for model in ("own", "federated", "pooled"))]
@@ -54,7 +60,8 @@ def demo_page(title: str, reference: str, events: Sequence[Event], comparison: A
 def _page(title: str, parts: Iterable[str]) -> str:
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     body = "\n".join(part for part in parts if part)
-    return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n'
+    page = f"<head>{head}</head><body><h1>{html.escape(title)}</h1>\n{body}\n</body>"
+    return f'<!doctype html><html lang="en">{page}</html>\n'
 
 
 def _curves(events: Sequence[Event]) -> str:
@@ -71,8 +78,8 @@ def _chart(title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> str
     values = [value for points in series.values() for _, value in points]
     rounds = [number for points in series.values() for number, _ in points]
     low, high = min(values), max(values)
-    low, high = (low - 0.05, high + 0.05) if high - low < 1e-6 else (low, high)  # noqa: PLR2004, a flat line
-    first, last = min(rounds), max(max(rounds), min(rounds) + 1)
+    low, high = (low - 0.05, high + 0.05) if high - low < 1e-6 else (low, high)
+    first, last = min(rounds), max(*rounds, min(rounds) + 1)
 
     def place(number: int, value: float) -> str:
         x = _LEFT + (number - first) / (last - first) * (_WIDTH - _LEFT - 10)
@@ -87,14 +94,13 @@ def _chart(title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> str
             f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" points="{path}"/>'
         )
         y = _HEIGHT + 14 + 18 * index
-        legend.append(
-            f'<line x1="{_LEFT}" x2="{_LEFT + 40}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
-        )
-        legend.append(
-            f'<text x="{_LEFT + 48}" y="{y + 4}" font-size="13">{html.escape(site)}: {points[-1][1]:.3f} at the end</text>'
-        )
+        stroke = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
+        legend.append(f'<line x1="{_LEFT}" x2="{_LEFT + 40}" y1="{y}" y2="{y}" {stroke}/>')
+        words = f"{html.escape(site)}: {points[-1][1]:.3f} at the end"
+        legend.append(f'<text x="{_LEFT + 48}" y="{y + 4}" font-size="13">{words}</text>')
     axis = (
-        f'<text x="4" y="18" font-size="12">{high:.3f}</text><text x="4" y="{_HEIGHT - _BOTTOM}" font-size="12">{low:.3f}</text>'
+        f'<text x="4" y="18" font-size="12">{high:.3f}</text>'
+        f'<text x="4" y="{_HEIGHT - _BOTTOM}" font-size="12">{low:.3f}</text>'
         f'<text x="{_LEFT}" y="{_HEIGHT - 14}" font-size="12">round {first}</text>'
         f'<text x="{_WIDTH - 70}" y="{_HEIGHT - 14}" font-size="12">round {last}</text>'
         f'<path d="M{_LEFT} 10V{_HEIGHT - _BOTTOM}H{_WIDTH - 10}" fill="none" stroke="#888"/>'

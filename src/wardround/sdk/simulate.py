@@ -19,7 +19,8 @@ from wardround.crypto import signing
 from wardround.errors import ConfigError
 from wardround.ids import CommandId, RunId, SiteId, StudyId
 from wardround.ports import RecordSource
-from wardround.protocol import messages, plan as plans
+from wardround.protocol import messages
+from wardround.protocol import plan as plans
 from wardround.protocol.messages import (
     Contribution,
     Decision,
@@ -156,7 +157,12 @@ def simulate(
         raise ConfigError(f"the plan names {', '.join(plan.participants)}; records are given for {', '.join(sites)}")
     log, blobs, clock = MemoryEventLog(), MemoryBlobs(), _Clock()
     keys = {name: signing.generate() for name in (*plan.participants, plan.researcher)}
-    coordinator = Coordinator(log, blobs, clock, plan_of=lambda name: studies.plan_of(name))
+    coordinator = Coordinator(
+        log,
+        blobs,
+        clock,
+        plan_of=lambda name: studies.plan_of(name),  # noqa: PLW0108, made below
+    )
     studies = Studies(log, blobs, clock, key_of=lambda name: keys[name].public_key(), coordinator=lambda: coordinator)
     for data in filter(None, (study.initial, study.package)):
         blobs.put(data)

@@ -11,7 +11,9 @@ from wardround.crypto import certificate, signing
 from wardround.errors import DigestMismatchError, PolicyError
 from wardround.ids import CommandId, SiteId, StudyId, digest_name
 from wardround.ports import Clock, HubClient, Vault
-from wardround.protocol import messages, plan as plans, policy as policies
+from wardround.protocol import messages
+from wardround.protocol import plan as plans
+from wardround.protocol import policy as policies
 from wardround.protocol.messages import Decision, StudyStatus
 from wardround.protocol.plan import Plan, SignedPlan
 from wardround.protocol.policy import SitePolicy

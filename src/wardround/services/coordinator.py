@@ -7,6 +7,7 @@ Nothing else is remembered that a restart would miss; which sites were heard of 
 
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -62,10 +63,9 @@ class Coordinator:
         with self._lock:
             terms = terms_of(run, plan, tuple(sorted(sites)))
             opening = runs.opening(terms, plan.initial, self._clock.now())
-            try:
+            # A conflict means that another replica, or this hub before it was killed, opened it.
+            with suppress(ConflictError):
                 self._log.append(f"run:{run}", [happened.encode(event) for event in opening], after=0)
-            except ConflictError:
-                pass  # Another replica, or this hub before it was killed, opened it.
             state = self._load(run)
         self._changed(state)
         return state

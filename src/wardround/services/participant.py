@@ -105,7 +105,7 @@ class Participant:
 
     def close(self) -> None:
         """End every worker."""
-        for run in list({*self._tables, *self._workers}):
+        for run in {*self._tables, *self._workers}:
             self.end(run)
 
     def _contribution(self, task: Task) -> Contribution:
@@ -200,4 +200,5 @@ def _named(contribution: Contribution, site: SiteId) -> Contribution:
 
 def _public(error: WardroundError) -> str:
     """What the hub may know of a local error: its kind, never its text, which may hold counts and local names."""
-    return f"{error.code}: {(type(error).__doc__ or '').splitlines()[0]} {error.who} must act; details are in the node's log"
+    words = (type(error).__doc__ or "").splitlines()[0]
+    return f"{error.code}: {words} Must act: {error.who}; details are in the node's log"

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-
+from contextlib import suppress
 
 from wardround.codec import canonical
 from wardround.crypto import signing
@@ -17,7 +17,9 @@ from wardround.errors import (
 from wardround.ids import Digest, RunId, SiteId, StudyId, digest_name
 from wardround.ports import Blobs, Clock, EventLog
 from wardround.protocol import events as happened
-from wardround.protocol import messages, plan as plans, study as studies
+from wardround.protocol import messages
+from wardround.protocol import plan as plans
+from wardround.protocol import study as studies
 from wardround.protocol.events import StudyEvent, StudyProposed
 from wardround.protocol.messages import Decision, Proposal, StudyStatus
 from wardround.protocol.plan import CodePackage, Plan, SignedPlan
@@ -84,10 +86,9 @@ class Studies:
                 min_participants=plan.min_participants,
                 expires=plan.expires,
             )
-            try:
+            # A conflict means that the same plan was sent twice at once.
+            with suppress(ConflictError):
                 self._log.append(f"study:{study}", [happened.encode(proposed)], after=0)
-            except ConflictError:
-                pass  # The same plan, sent twice at once.
             self._changed()
         return self.status(study)
 
@@ -243,10 +244,9 @@ class Studies:
             raise NotFoundError("the plan names no such blob")
 
     def _keep(self, study: StudyId, signed: SignedPlan) -> None:
-        try:
+        # A conflict means that it was kept before; Ed25519 signatures are deterministic, so it is the same.
+        with suppress(ConflictError):
             self._log.append(f"plan:{study}", [messages.encode(signed)], after=0)
-        except ConflictError:
-            pass  # Kept before; Ed25519 signatures are deterministic, so it is the same.
 
     def _change(self, study_id: StudyId, decide: Callable[[Study, float], list[StudyEvent]]) -> Study:
         for _ in range(_RETRIES):

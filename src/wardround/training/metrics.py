@@ -51,7 +51,7 @@ _ITERATIONS = 50
 
 def auc(labels: Array, logits: Array) -> float | None:
     """Chance that a positive record is ranked above a negative one; ties count one half."""
-    positive = labels > 0.5  # noqa: PLR2004
+    positive = labels > 0.5
     many, others = int(positive.sum()), int((~positive).sum())
     if not many or not others:
         return None
@@ -63,7 +63,7 @@ def auc(labels: Array, logits: Array) -> float | None:
 
 def accuracy(labels: Array, logits: Array) -> float | None:
     """Share of records on the right side of probability 0.5; exactly 0.5 is taken for a 1."""
-    return float(np.mean((logits >= 0) == (labels > 0.5))) if len(labels) else None  # noqa: PLR2004
+    return float(np.mean((logits >= 0) == (labels > 0.5))) if len(labels) else None
 
 
 def brier(labels: Array, logits: Array) -> float | None:
@@ -75,12 +75,12 @@ def log_loss(labels: Array, logits: Array) -> float | None:
     """Mean negative log-likelihood, exact for extreme logits too."""
     if not len(labels):
         return None
-    return float(np.mean(np.logaddexp(0.0, np.where(labels > 0.5, -1.0, 1.0) * logits)))  # noqa: PLR2004
+    return float(np.mean(np.logaddexp(0.0, np.where(labels > 0.5, -1.0, 1.0) * logits)))
 
 
 def calibration_slope(labels: Array, logits: Array) -> float | None:
     """How much to stretch the logits; None where the outcome is perfectly separated or the logits are constant."""
-    ones, zeros = logits[labels > 0.5], logits[labels <= 0.5]  # noqa: PLR2004
+    ones, zeros = logits[labels > 0.5], logits[labels <= 0.5]
     if not len(ones) or not len(zeros) or not np.isfinite(logits).all():
         return None
     # In one dimension the likelihood has no maximum exactly where a cut separates the classes.
@@ -129,7 +129,7 @@ def mae(labels: Array, predictions: Array) -> float | None:
 
 def r2(labels: Array, predictions: Array) -> float | None:
     """Share of the labels' variance that is explained; None where they do not vary."""
-    if len(labels) < 2 or np.all(labels == labels[0]):  # noqa: PLR2004
+    if len(labels) < 2 or np.all(labels == labels[0]):
         return None
     variance = float(np.square(labels - labels.mean()).sum())
     return 1.0 - float(np.square(labels - predictions).sum()) / variance
@@ -145,7 +145,7 @@ def c_index(labels: Array, risks: Array) -> float | None:
         labels: ``(records, 2)``: time and event.
         risks: ``(records,)``.
     """
-    times, events = labels[:, 0], labels[:, 1] > 0.5  # noqa: PLR2004
+    times, events = labels[:, 0], labels[:, 1] > 0.5
     ordered = np.sort(times)
     later = len(times) - np.searchsorted(ordered, times[events], side="right")
     censored = np.sort(times[~events])

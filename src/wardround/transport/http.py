@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from wardround.crypto import http_signature, signing
-from wardround.errors import ConfigError, CodecError, CryptoError, UnavailableError, WardroundError, by_code
+from wardround.errors import CodecError, ConfigError, CryptoError, UnavailableError, WardroundError, by_code
 from wardround.ids import Digest, RunId, SiteId, StudyId
 from wardround.protocol import messages
 from wardround.protocol.messages import (
