@@ -167,47 +167,6 @@ class TestCsv(RecordSourceContract):
     def nowhere(self, folder):
         return f'kind = "csv"\npath = "{SECRET}.csv"\n'
 
-    def test_a_folder_is_read_in_the_order_of_names(self, tmp_path):
-        folder = tmp_path / "many"
-        folder.mkdir()
-        for name, part in (("b", slice(3, 5)), ("a", slice(0, 3))):
-            pa.csv.write_csv(pa.table({key: cells[part] for key, cells in GOOD.items()}), folder / f"{name}.csv")
-        (folder / ".hidden.csv").write_text(SECRET)
-        (folder / "readme.txt").write_text(SECRET)
-        source = mapping.open_source(mapping.load('kind = "csv"\npath = "many"\n' + COLUMNS), tmp_path, {})
-        assert source.load(CONTRACT).features[:, 0].tolist() == [50, 61, 44]
-
-    def test_a_delimiter_spaces_and_a_byte_order_mark_do_no_harm(self, tmp_path):
-        lines = ["\ufeffage;glucose;gender;smoker;diabetes", *[f" {n} ; 5.5;M ; true;0" for n in (30, 40, 50)]]
-        (tmp_path / "records.csv").write_text("\r\n".join(lines), encoding="utf-8")
-        text = 'kind = "csv"\npath = "records.csv"\ndelimiter = ";"\n' + COLUMNS
-        table = mapping.open_source(mapping.load(text), tmp_path, {}).load(CONTRACT)
-        assert table.features[:, 0].tolist() == [30, 40, 50]
-
-    @pytest.mark.parametrize(
-        "data",
-        [b"", f"age,diabetes\n1,0\n{SECRET}\n".encode(), b"age,glucose,gender,smoker,diabetes\n\xff,1,M,1,1\n"],
-    )
-    def test_a_damaged_file_is_refused_without_showing_it(self, tmp_path, data):
-        (tmp_path / "records.csv").write_bytes(data)
-        source = mapping.open_source(mapping.load('kind = "csv"\npath = "records.csv"\n' + COLUMNS), tmp_path, {})
-        with pytest.raises(ClinicalError, match="file 1 of 1 is not a readable csv") as caught:
-            source.load(CONTRACT)
-        assert SECRET not in told(caught.value)
-        assert caught.value.__context__ is None
-
-    def test_a_file_without_a_header_line_shows_no_cell(self, tmp_path):
-        (tmp_path / "records.csv").write_text(f"{SECRET},63,M\nother,64,F\n")
-        source = mapping.open_source(mapping.load('kind = "csv"\npath = "records.csv"\n'), tmp_path, {})
-        with pytest.raises(MissingColumnError, match="header line") as caught:
-            source.load(CONTRACT)
-        assert SECRET not in told(caught.value)
-
-    def test_an_empty_folder_is_unavailable(self, tmp_path):
-        source = mapping.open_source(mapping.load('kind = "csv"\npath = "."\n'), tmp_path, {})
-        with pytest.raises(UnavailableError, match=r"\.csv"):
-            source.load(CONTRACT)
-
 
 class TestParquet(RecordSourceContract):
     def write(self, folder, columns):
@@ -216,41 +175,6 @@ class TestParquet(RecordSourceContract):
 
     def nowhere(self, folder):
         return f'kind = "parquet"\npath = "{SECRET}.parquet"\n'
-
-    @pytest.mark.parametrize(
-        ("name", "kind"),
-        [("age", pa.decimal128(24, 3)), ("age", pa.float32()), ("smoker", pa.bool_()), ("glucose", pa.string())],
-    )
-    def test_other_column_types_give_the_same_table(self, tmp_path, name, kind):
-        column = pa.array(GOOD[name])
-        column = (
-            pa.array([None if x is None else str(x) for x in GOOD[name]]) if kind == pa.string() else column.cast(kind)
-        )
-        columns = {**GOOD, name: column, "gender": pa.array(GOOD["gender"]).dictionary_encode()}
-        text = self.write(tmp_path, columns) + COLUMNS
-        table = mapping.open_source(mapping.load(text), tmp_path, {}).load(CONTRACT)
-        assert table.features[:, [0, 2, 3]].tolist() == [[50, 1, 0], [61, 0, 1], [44, 1, 0]]
-
-    @pytest.mark.parametrize("kind", [pa.timestamp("ns", tz="UTC"), pa.date32(), pa.duration("s")])
-    def test_an_instant_is_no_number(self, load, kind):
-        instants = pa.array([1, 2, None, 4, 5], pa.int32() if kind == pa.date32() else pa.int64()).cast(kind)
-        with pytest.raises(ColumnTypeError, match="'age': 4 of 5"):
-            load({**GOOD, "age": instants})
-
-    def test_a_long_code_with_gaps_keeps_its_last_digit(self, tmp_path):
-        codes = ("900000000000207007", "900000000000207008")
-        plan = DataContract(
-            columns=(Column(name="code", kind="category", categories=codes),), label=Label(name="y"), min_records=1
-        )
-        text = self.write(tmp_path, {"code": [int(codes[1]), None], "y": [1, 1]})
-        assert mapping.open_source(mapping.load(text), tmp_path, {}).load(plan).features.tolist() == [[0, 1]]
-
-    def test_a_damaged_file_is_refused(self, tmp_path):
-        (tmp_path / "records.parquet").write_text(SECRET * 10)
-        source = mapping.open_source(mapping.load('kind = "parquet"\npath = "records.parquet"\n'), tmp_path, {})
-        with pytest.raises(ClinicalError, match="not a readable parquet") as caught:
-            source.load(CONTRACT)
-        assert SECRET not in told(caught.value)
 
 
 class TestSqlite(RecordSourceContract):
