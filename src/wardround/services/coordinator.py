@@ -13,7 +13,15 @@ import msgspec
 import numpy as np
 
 from wardround.codec import canonical, tensors
-from wardround.errors import CodecError, ConflictError, ForbiddenError, NotFoundError, PeerProtocolError
+from wardround.errors import (
+    CodecError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    PeerProtocolError,
+    StorageFullError,
+    UnavailableError,
+)
 from wardround.ids import CommandId, Digest, RunId, SiteId, study_of
 from wardround.ports import Blobs, Clock, EventLog
 from wardround.protocol import events as happened
@@ -49,6 +57,7 @@ class Coordinator:
         self._plan_of, self._changed = plan_of, changed
         self._lock = threading.RLock()
         self._runs: dict[RunId, Run] = {}
+        self._doubted: set[RunId] = set()
         self._booted = clock.now()
         self._seen: dict[SiteId, float] = {}
         for stream in log.streams("run:"):
@@ -77,9 +86,7 @@ class Coordinator:
     def next_task(self, site: SiteId, request: TaskRequest) -> Task | None:
         """A task for `site` that is not among those it is busy with, small blobs inline."""
         self.seen(site)
-        with self._lock:
-            active = [run for run in self._runs.values() if not run.is_ended]
-        for run in active:
+        for run in self.active():
             task = runs.task_for(run, site)
             if task is not None and (task.run, task.number) not in request.busy:
                 return self._with_bytes(task)
@@ -176,7 +183,7 @@ class Coordinator:
     def active(self) -> list[Run]:
         """Runs that have not ended."""
         with self._lock:
-            return [run for run in self._runs.values() if not run.is_ended]
+            return [run for run in map(self.state, list(self._runs)) if not run.is_ended]
 
     def state(self, run: RunId) -> Run:
         """A run's state.
@@ -185,7 +192,7 @@ class Coordinator:
             NotFoundError: There is no such run.
         """
         with self._lock:
-            return self._runs[run] if run in self._runs else self._load(run)
+            return self._runs[run] if run in self._runs and run not in self._doubted else self._load(run)
 
     def status(self, run: RunId, *, after: int = 0) -> RunStatus:
         """Where a run is, with its events after seq `after`.
@@ -231,6 +238,10 @@ class Coordinator:
                     if stored and (earlier := self._log.receipt(stored[0], stored[1])) is not None:
                         return msgspec.msgpack.decode(earlier, type=Receipt)
                     continue
+                except (StorageFullError, UnavailableError):
+                    # Perhaps it was written all the same, and only the answer was lost: read before deciding again.
+                    self._doubted.add(run)
+                    raise
                 for event in new:
                     state = runs.evolve(state, event)
                 self._runs[run] = state
@@ -239,11 +250,15 @@ class Coordinator:
         raise ConflictError("other hubs keep writing to this run; try again")
 
     def _load(self, run: RunId) -> Run:
-        stored = self._log.read(f"run:{run}")
-        if not stored:
+        """Fold what is stored beyond what was folded before."""
+        state = self._runs.get(run)
+        for data in self._log.read(f"run:{run}", after=state.seq if state else 0):
+            state = runs.evolve(state, happened.decode_run(data))
+        if state is None:
             raise NotFoundError("there is no such run")
-        self._runs[run] = runs.run_of(happened.decode_run(data) for data in stored)
-        return self._runs[run]
+        self._runs[run] = state
+        self._doubted.discard(run)
+        return state
 
     def _present(self, run: Run) -> frozenset[SiteId]:
         since = self._clock.now() - run.terms.absence_seconds
