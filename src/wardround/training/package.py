@@ -136,9 +136,12 @@ def read(package: bytes, expected: BlobRef) -> dict[str, bytes]:
 def load(sources: Mapping[str, bytes], factory: str) -> Factory:
     """Import the factory, ``module:function``, from sources; study code runs from here on.
 
+    A package that was loaded before gives way: its functions go on, its modules are no longer found by name.
+
     Raises:
         CodecError: A source's name is one that Python or Wardround uses, or there is no such function.
     """
+    _forget()
     taken = {path.partition("/")[0].removesuffix(".py") for path in sources} & (sys.modules.keys() | _OURS)
     if taken:
         raise CodecError(f"rename the package's {min(taken)!r}: a module of this name is there already")
@@ -160,6 +163,14 @@ def _check(sources: Mapping[str, bytes]) -> None:
             raise CodecError("a code package holds only .py files whose folders and names are Python names")
         if path.partition("/")[0].removesuffix(".py") in sys.stdlib_module_names | _OURS:
             raise CodecError(f"rename {path!r}: it would hide a module of Python or Wardround")
+
+
+def _forget() -> None:
+    # One package at a time: a process that simulates several sites loads the same one for each.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Sources)]
+    for name, module in list(sys.modules.items()):
+        if isinstance(getattr(getattr(module, "__spec__", None), "loader", None), _Sources):
+            del sys.modules[name]
 
 
 def _paths(module: str) -> tuple[str, str]:

@@ -132,6 +132,15 @@ def test_sources_import_one_another_from_memory():
 
 
 @pytest.mark.usefixtures("imports")
+def test_a_package_gives_way_to_the_next():
+    make = b"from study_part import VALUE\ndef make(width, outputs):\n    return VALUE\n"
+    first = package.load({"study_a.py": make, "study_part.py": b"VALUE = 1\n"}, "study_a:make")
+    second = package.load({"study_a.py": make, "study_part.py": b"VALUE = 2\n"}, "study_a:make")
+    assert (first(1, 1), second(1, 1)) == (1, 2)
+    assert sum(type(finder).__name__ == "_Sources" for finder in sys.meta_path) == 1
+
+
+@pytest.mark.usefixtures("imports")
 @pytest.mark.parametrize("factory", ["study_a:missing", "study_b:make", "json:dumps", "study_a:VALUE"])
 def test_a_factory_comes_from_the_package_or_not_at_all(factory):
     with pytest.raises(CodecError):
