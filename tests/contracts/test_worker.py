@@ -122,6 +122,20 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path):
     assert seen[0] == seen[1]
 
 
+def test_a_worker_that_was_ready_long_ago_is_ready(tmp_path):
+    with working(plan_of(), learner=ECHO, startup_seconds=0.001) as worker:
+        select.select([worker._process._channel], [], [], 30)
+        worker._process._deadline -= 3600
+        worker.perform(1, "train", base_of(tmp_path), b"")
+
+
+def test_a_start_that_takes_too_long_is_given_up(tmp_path):
+    model, package = study("pass", setup="time.sleep(600)")
+    refused = pytest.raises(TrainingError, match=r"starting the worker process took more than 0\.1 s")
+    with working(plan_of(model), package, startup_seconds=0.1) as worker, refused:
+        worker.perform(1, "train", base_of(tmp_path), b"")
+
+
 def test_a_failed_process_is_replaced_by_the_next_perform(tmp_path):
     with working(plan_of(), learner=ECHO) as worker:
         worker.perform(1, "train", base_of(tmp_path), b"")
@@ -214,7 +228,7 @@ def test_a_model_of_another_shape_is_refused(tmp_path):
     model, package = study("pass")
     wider, longer = (tensors.TensorSpec("weight", (1, 3)), MANIFEST[1]), (*MANIFEST, tensors.TensorSpec("more", (1,)))
     for manifest in (wider, longer):
-        refused = pytest.raises(TensorMismatchError, match="manifest")
+        refused = pytest.raises(TensorMismatchError, match="arrays of the model")
         with working(plan_of(model, manifest=manifest), package) as worker, refused:
             worker.perform(1, "train", base_of(tmp_path, manifest), b"")
 

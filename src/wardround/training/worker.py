@@ -247,7 +247,9 @@ class _Process:
 
     def ready(self) -> Answer:
         if not self._ready:
-            answer = self._answer(self._deadline, f"starting the worker process took more than {self._seconds:g} s")
+            # However long ago it started: an answer that is waiting is read.
+            deadline = max(self._deadline, time.monotonic() + 1.0)
+            answer = self._answer(deadline, f"starting the worker process took more than {self._seconds:g} s")
             self._ready = isinstance(answer, Ready)
             return answer
         return Ready()
@@ -305,7 +307,7 @@ def _command(channel: int, lifeline: int) -> list[str]:
 
 def _told(failed: Failed, memory_bytes: int) -> Exception:
     if failed.reason == "arrays":
-        return TensorMismatchError("the model's arrays are not those of the plan's manifest")
+        return TensorMismatchError("the arrays of the model, or of the standardization, are not those of the plan")
     # The name and the place are what a process that runs study code claims: only known names, only the form.
     kind = getattr(builtins, failed.error, None) or getattr(errors, failed.error, None)
     name = failed.error if isinstance(kind, type) and issubclass(kind, BaseException) else "an exception"
