@@ -1,0 +1,1 @@
+"""Alembic's scripts for the hub's database; run by `wardround.storage.database`."""
