@@ -5,17 +5,19 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from typing import Literal
 
 import msgspec
 import structlog
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from wardround.errors import CodecError, ForbiddenError, WardroundError
+from wardround.errors import CodecError, ForbiddenError, NotFoundError, WardroundError
 from wardround.hub import blob_routes, openapi
 from wardround.hub.authentication import Caller, WrongChallengeError
 from wardround.hub.problem import problem_of, response
@@ -56,8 +58,9 @@ def create_app(make_state: Callable[[asyncio.AbstractEventLoop], HubState]) -> S
             state.bell.close()
         state.executor.shutdown()
 
-    return Starlette(
+    app = Starlette(
         lifespan=lifespan,
+        exception_handlers={HTTPException: _no_route},
         routes=[
             Route("/healthz", _health),
             Route("/readyz", _ready),
@@ -78,6 +81,8 @@ def create_app(make_state: Callable[[asyncio.AbstractEventLoop], HubState]) -> S
             Route("/v1/blobs/{scope}/{digest}", _streamed(blob_routes.upload), methods=["PUT"]),
         ],
     )
+    app.router.redirect_slashes = False  # A signature is for one address; another is not there.
+    return app
 
 
 def _signed(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -120,6 +125,17 @@ def _answering(
         return result
 
     return answer
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: an address that is not there, or not with this method."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    wrong = "there is no such address" if status == HTTPStatus.NOT_FOUND else "this address does not take this method"
+    state: HubState = request.app.state.hub
+    problem = problem_of(NotFoundError(f"{wrong}; /openapi.json lists them"), now=state.clock.now())
+    result = response(msgspec.structs.replace(problem, status=status))
+    result.headers.update(getattr(error, "headers", None) or {})
+    return result
 
 
 def _refusal(state: HubState, error: WardroundError) -> Response:
