@@ -50,6 +50,7 @@ _PIECE = 1024 * 1024
 _RESUMES = 5
 _EMPTY = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 _BROKEN = (OSError, http.client.HTTPException)
+_CREATED = 201
 
 
 def tls_context(authority: bytes) -> ssl.SSLContext:
@@ -112,7 +113,7 @@ class HttpHub:
         return self._message("GET", f"/v1/runs/{run}?after={after}&wait={wait_seconds:g}", None, RunStatus)
 
     @contextmanager
-    def download(self, scope: str, ref: BlobRef) -> Iterator[Iterator[bytes]]:
+    def download(self, scope: str, ref: BlobRef) -> Iterator[Iterator[memoryview]]:
         """See `wardround.ports.HubClient`."""
         yield self._pieces(f"/v1/blobs/{scope}/{ref.digest}", ref.size)
 
@@ -199,14 +200,14 @@ class HttpHub:
             self._local.connection = connection
         return connection
 
-    def _pieces(self, target: str, size: int) -> Iterator[bytes]:
-        held, failures = 0, 0
+    def _pieces(self, target: str, size: int) -> Iterator[memoryview]:
+        held, failures, buffer = 0, 0, memoryview(bytearray(min(_PIECE, size)))
         while held < size:
             try:
                 response = self._get_from(target, held)
-                while piece := response.read(min(_PIECE, size - held)):
-                    held += len(piece)
-                    yield piece
+                while count := response.readinto(buffer[: size - held]):
+                    held += count
+                    yield buffer[:count]
                 if held < size:
                     raise http.client.IncompleteRead(b"")
                 response.read()
@@ -269,7 +270,10 @@ class HttpHub:
             # The hub may have refused early and closed; its answer says why, if it got through.
             return self._early_answer(connection)
         response = connection.getresponse()
-        return response.status, response.read(65536)
+        status, answer = response.status, response.read(65536)
+        if status != _CREATED:
+            self.close()  # The hub may not have read the whole body; then it hangs up after its answer.
+        return status, answer
 
     def _early_answer(self, connection: http.client.HTTPSConnection) -> tuple[int, bytes]:
         response = connection.getresponse()
