@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -24,9 +24,11 @@ from wardround.errors import UnavailableError
 from wardround.hub import setup as hub_setup
 from wardround.ids import RunId, SiteId
 from wardround.node import setup as node_setup
-from wardround.protocol.messages import RunStatus
 from wardround.sdk import client
 from wardround.transport import http
+
+if TYPE_CHECKING:
+    from wardround.protocol.messages import RunStatus
 
 _T = TypeVar("_T")
 
@@ -121,11 +123,8 @@ class Process:
 
     def children(self) -> list[int]:
         """Its child processes, by id."""
-        found = []
-        for place in Path("/proc").iterdir():
-            if place.name.isdigit() and _stat(int(place.name))[1] == str(self.pid):
-                found.append(int(place.name))
-        return found
+        known = [int(place.name) for place in Path("/proc").iterdir() if place.name.isdigit()]
+        return [pid for pid in known if _stat(pid)[1] == str(self.pid)]
 
 
 def is_alive(pid: int) -> bool:
