@@ -50,6 +50,8 @@ def measure(folder: Path, size: int, clients: int, passes: int) -> list[float]:
             done.wait()
             _read_back([folder / f"upload-{index}" for index in range(clients)])
             spans.append(time.perf_counter() - started)
+        for worker in workers:
+            worker.join()
     finally:
         server.terminate()
         server.join()

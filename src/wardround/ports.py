@@ -204,6 +204,14 @@ class Blobs(Protocol):
         """
         ...
 
+    def local_path(self, digest: Digest) -> str | None:
+        """Path of the blob where it is a whole file of this machine, else None.
+
+        Raises:
+            NotFoundError: There is no such blob.
+        """
+        ...
+
     def chunks(self, digest: Digest, start: int, stop: int, size: int) -> Iterator[bytes | memoryview]:
         """The bytes ``[start, stop)`` in pieces of `size`; a piece is valid until the next is asked for."""
         ...
@@ -266,8 +274,8 @@ class Files(Protocol):
         """A small fetched file's bytes."""
         ...
 
-    def keep_only(self, digests: frozenset[Digest]) -> None:
-        """Forget all other files."""
+    def keep_only(self, scope: str, digests: frozenset[Digest]) -> None:
+        """Forget the files of `scope` except these; what other scopes fetched stays."""
         ...
 
     def reference(self, descriptor: int, size: int) -> BlobRef:
@@ -373,8 +381,8 @@ class HubClient(Protocol):
         """Where a run is, with its events after seq `after`; waits for a new one up to `wait_seconds`."""
         ...
 
-    def download(self, scope: str, ref: BlobRef) -> AbstractContextManager[Iterator[bytes]]:
-        """A blob's bytes in pieces, unverified, resuming over broken connections; `scope` is a study or run id."""
+    def download(self, scope: str, ref: BlobRef) -> AbstractContextManager[Iterator[memoryview]]:
+        """A blob's bytes in pieces (each valid until the next), unverified, resuming over broken connections; `scope` is a study or run id."""
         ...
 
     def upload(self, scope: str, ref: BlobRef, source: int) -> None:

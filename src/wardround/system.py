@@ -1,5 +1,6 @@
 """Files that only their owner reads, and the clock and entropy of this machine."""
 
+import ctypes
 import os
 import secrets
 import time
@@ -7,7 +8,11 @@ from pathlib import Path
 
 from wardround.errors import ConfigError
 
-__all__ = ["SystemClock", "SystemEntropy", "private_folder", "write_private"]
+__all__ = ["SystemClock", "SystemEntropy", "private_folder", "tune_allocator", "write_private"]
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES = 32 * 1024 * 1024
 
 
 class SystemClock:
@@ -24,6 +29,18 @@ class SystemEntropy:
     def draw(self, size: int) -> bytes:
         """`size` unpredictable bytes."""
         return secrets.token_bytes(size)
+
+
+def tune_allocator() -> None:
+    """Let the C allocator keep large buffers for the next time, where it is glibc's.
+
+    By default every buffer above 128 KiB is mapped afresh and its pages zeroed; pieces of a model that
+    pass through then cost more than encrypting them. With these thresholds they are reused.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def private_folder(path: Path) -> Path:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from wardround.errors import CodecError, ForbiddenError, PeerProtocolError
 from wardround.hub.authentication import Caller
@@ -39,6 +40,9 @@ async def download(request: Request, state: HubState, caller: Caller) -> Respons
     if start:
         headers["content-range"] = f"bytes {start}-{size - 1}/{size}"
     state.metrics.downloaded.inc(size - start)
+    path = state.blobs.local_path(digest) if start == 0 and size > PIECE else None
+    if path is not None and "http.response.pathsend" in request.scope.get("extensions", {}):
+        return _PathResponse(path, headers)
     pieces = _pieces(state, digest, start, size)
     return StreamingResponse(pieces, 206 if start else 200, headers, "application/octet-stream")
 
@@ -84,6 +88,19 @@ async def upload(request: Request, state: HubState, caller: Caller) -> Response:
             await state.threads(pending.close)
     state.metrics.uploaded.inc(ref.size - start)
     return Response(status_code=201)
+
+
+class _PathResponse(Response):
+    """A whole file, sent by the web server itself."""
+
+    def __init__(self, path: str, headers: dict[str, str]) -> None:
+        super().__init__(headers=headers, media_type="application/octet-stream")
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.pathsend", "path": self._path})
 
 
 async def _receive(request: Request, pending: Upload, expected: int) -> None:

@@ -24,7 +24,7 @@ from wardround.services.enrolment import Enrolments
 from wardround.services.studies import Studies
 from wardround.storage.blobs import FolderBlobs
 from wardround.storage.database import Database, open_database
-from wardround.system import SystemClock, SystemEntropy, private_folder, write_private
+from wardround.system import SystemClock, SystemEntropy, private_folder, tune_allocator, write_private
 
 __all__ = ["init", "invite", "load_config", "revoke", "serve"]
 
@@ -111,6 +111,7 @@ async def serve(folder: Path, *, stop: asyncio.Event) -> None:
     from granian.log import LogLevels
     from granian.server.embed import Server
 
+    tune_allocator()
     config = load_config(folder)
     host, _, port = config.listen.rpartition(":")
     _check_free(host, int(port))

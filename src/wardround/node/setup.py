@@ -16,7 +16,7 @@ from wardround.services.approvals import Approvals
 from wardround.services.participant import Participant, Progress
 from wardround.storage.model_files import FolderModelFiles
 from wardround.storage.vault import SealedVault
-from wardround.system import SystemClock, SystemEntropy, private_folder, write_private
+from wardround.system import SystemClock, SystemEntropy, private_folder, tune_allocator, write_private
 from wardround.transport import enrolling
 from wardround.transport.http import HttpHub
 
@@ -101,6 +101,7 @@ def open_node(
     Raises:
         ConfigError: A setting or key is missing or wrong.
     """
+    tune_allocator()
     config = load_config(folder)
     key = signing.load_private(secret(config.key, folder, os.environ))
     authority = (folder / config.authority).read_bytes()

@@ -105,12 +105,12 @@ class _Direct:
         return self._coordinator.status(run, after=after)
 
     @contextmanager
-    def download(self, scope: str, ref: BlobRef) -> Iterator[Iterator[bytes]]:
+    def download(self, scope: str, ref: BlobRef) -> Iterator[Iterator[memoryview]]:
         if "." in scope:
             self._coordinator.may_download(self._name, RunId(scope), ref.digest)
         else:
             self._studies.may_read(self._name, StudyId(scope), ref.digest)
-        yield (bytes(piece) for piece in self._blobs.chunks(ref.digest, 0, ref.size, 1 << 20))
+        yield (memoryview(piece) for piece in self._blobs.chunks(ref.digest, 0, ref.size, 1 << 20))
 
     def upload(self, scope: str, ref: BlobRef, source: int) -> None:
         import os

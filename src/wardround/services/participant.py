@@ -100,6 +100,7 @@ class Participant:
         with self._lock:
             self._tables.pop(run, None)
             worker = self._workers.pop(run, None)
+        self._files.keep_only(run, frozenset())
         if worker is not None:
             worker.close()
 
@@ -176,7 +177,7 @@ class Participant:
         worker = self._resident(task, plan, table)
         self._progress("training", task)
         trained = worker.perform(task.number, task.kind, base, statistics)
-        self._files.keep_only(frozenset(keep))
+        self._files.keep_only(task.run, frozenset(keep))
         return trained
 
     def _resident(self, task: Task, plan: Plan, table: StudyTable) -> Worker:

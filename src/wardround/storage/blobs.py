@@ -55,6 +55,15 @@ class FolderBlobs:
         except OSError as error:
             raise _translate(error) from None
 
+    def local_path(self, digest: Digest) -> str | None:
+        """Path of the blob's file.
+
+        Raises:
+            NotFoundError: There is no such blob.
+        """
+        self.size(digest)
+        return str(self._path(digest))
+
     def has(self, digest: Digest) -> bool:
         """Whether there is such a blob."""
         try:

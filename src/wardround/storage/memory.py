@@ -198,6 +198,15 @@ class MemoryBlobs:
         """
         return len(self._found(digest))
 
+    def local_path(self, digest: Digest) -> str | None:
+        """None: there is no file.
+
+        Raises:
+            NotFoundError: There is no such blob.
+        """
+        self._found(digest)
+        return None
+
     def has(self, digest: Digest) -> bool:
         """Whether there is such a blob."""
         return digest_name(digest) in self._blobs

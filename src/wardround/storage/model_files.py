@@ -1,12 +1,13 @@
 """A node's folder of models: each downloaded once, verified by digest, and forgotten when no longer needed.
 
-A download goes to a ``.part`` file that is renamed when its digest is right, so a file under its digest
+A download goes to ``incoming.part``, which is renamed when its digest is right, so a file under its digest
 is whole. Global models are no patient's records, but may have learned from them: the folder is 0700.
 """
 
 import errno
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 from wardround.errors import DigestMismatchError, StorageFullError, UnavailableError
@@ -26,13 +27,19 @@ class FolderModelFiles:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
+        self._lock = threading.Lock()
+        self._kept: dict[str, frozenset[Digest]] = {}
 
     def fetch(self, ref: BlobRef, scope: str, hub: HubClient, inline: bytes) -> str:
         """See `wardround.ports.Files`."""
         path = self._folder / digest_name(ref.digest)
-        if path.exists() and path.stat().st_size == ref.size:
-            return str(path)
-        part = path.with_suffix(".part")
+        with self._lock:
+            self._kept[scope] = self._kept.get(scope, frozenset()) | {ref.digest}
+            if not path.exists() or path.stat().st_size != ref.size:
+                self._fill(path, self._folder / "incoming.part", ref, scope, hub, inline)
+        return str(path)
+
+    def _fill(self, path: Path, part: Path, ref: BlobRef, scope: str, hub: HubClient, inline: bytes) -> None:
         try:
             digest = self._write(part, inline) if inline else self._download(part, ref, scope, hub)
             if digest != ref.digest:
@@ -42,19 +49,27 @@ class FolderModelFiles:
             if error.errno in _FULL:
                 raise StorageFullError(f"the disk of {self._folder} is full") from None
             raise UnavailableError(f"the folder {self._folder} cannot be written: {type(error).__name__}") from None
-        finally:
-            part.unlink(missing_ok=True)
-        return str(path)
 
     def bytes_of(self, path: str) -> bytes:
         """See `wardround.ports.Files`."""
         return Path(path).read_bytes()
 
-    def keep_only(self, digests: frozenset[Digest]) -> None:
+    def keep_only(self, scope: str, digests: frozenset[Digest]) -> None:
         """See `wardround.ports.Files`."""
-        for path in self._folder.iterdir():
-            if path.name not in digests:
-                path.unlink(missing_ok=True)
+        with self._lock:
+            self._kept[scope] = digests
+            kept = frozenset().union(*self._kept.values())
+            self._forget([path for path in self._folder.iterdir() if path.name not in kept])
+
+    def _forget(self, dropped: list[Path]) -> None:
+        spare = self._folder / "incoming.part"
+        for path in sorted(dropped, key=lambda path: path.stat().st_size, reverse=True):
+            # The largest is kept to be written over: fresh pages of a file cost many times reused ones.
+            if path == spare or spare.exists():
+                if path != spare:
+                    path.unlink(missing_ok=True)
+            else:
+                path.replace(spare)
 
     def reference(self, descriptor: int, size: int) -> BlobRef:
         """See `wardround.ports.Files`."""
@@ -72,13 +87,17 @@ class FolderModelFiles:
         return os.pread(descriptor, size, 0)
 
     def _write(self, part: Path, data: bytes) -> str:
+        part.unlink(missing_ok=True)
         part.write_bytes(data)
         return hashlib.sha256(data).hexdigest()
 
     def _download(self, part: Path, ref: BlobRef, scope: str, hub: HubClient) -> str:
         digest = hashlib.sha256()
-        with part.open("wb") as file, hub.download(scope, ref) as pieces:
+        part.touch(mode=0o600)
+        with part.open("r+b", buffering=0) as file, hub.download(scope, ref) as pieces:
             for piece in pieces:
                 digest.update(piece)
-                file.write(piece)
+                while piece:
+                    piece = piece[file.write(piece) :]  # noqa: PLW2901, the disk may take less at a time
+            file.truncate(ref.size)
         return digest.hexdigest()
