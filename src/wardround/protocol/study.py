@@ -44,13 +44,15 @@ ENDED = {Phase.RELEASED, Phase.WITHDRAWN, Phase.REFUSED, Phase.EXPIRED}
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study's state; a value. `seq` is the number of events folded into it."""
+    """A study's state; a value. `seq` is the number of events folded into it, `sites` are those of the last run."""
 
     proposed: StudyProposed
     phase: Phase = Phase.PROPOSED
     seq: int = 1
     verdicts: dict[SiteId, str] = field(default_factory=dict)
+    reasons: dict[SiteId, str] = field(default_factory=dict)
     runs: tuple[RunId, ...] = ()
+    sites: tuple[SiteId, ...] = ()
     reason: str = ""
 
 
@@ -123,9 +125,10 @@ def evolve(study: Study | None, event: StudyEvent) -> Study:
         case StudyProposed():
             raise LocalProtocolError("a study is proposed once")
         case SiteDecided():
-            return replace(study, verdicts=study.verdicts | {event.site: event.verdict})
+            verdicts = study.verdicts | {event.site: event.verdict}
+            return replace(study, verdicts=verdicts, reasons=study.reasons | {event.site: event.reason})
         case RunStarted():
-            return replace(study, phase=Phase.RUNNING, runs=(*study.runs, event.run))
+            return replace(study, phase=Phase.RUNNING, runs=(*study.runs, event.run), sites=event.sites)
         case StudyEnded():
             return replace(study, phase=Phase(event.outcome), reason=event.reason)
 

@@ -14,7 +14,7 @@ from wardround.errors import (
     PeerProtocolError,
     SignatureError,
 )
-from wardround.ids import Digest, RunId, SiteId, StudyId, digest_name
+from wardround.ids import Digest, SiteId, StudyId, digest_name
 from wardround.ports import Blobs, Clock, EventLog
 from wardround.protocol import events as happened
 from wardround.protocol import messages
@@ -109,10 +109,7 @@ class Studies:
             raise SignatureError("the decision is not signed by the site's key") from None
         document = canonical.encode(decision)
         study = self._change(decision.study, lambda study, now: studies.decide(study, decision, document, now))
-        if decision.verdict == "withdraw":
-            for run in study.runs:
-                self._coordinator().leave(run, sender, decision.reason or "no reason given")
-        self._open_runs(study)
+        self._settle(study)
         return self.status(decision.study)
 
     def start(self, sender: SiteId, study_id: StudyId) -> StudyStatus:
@@ -124,7 +121,7 @@ class Studies:
             NotFoundError: There is no such study.
         """
         self._only_researcher(sender, study_id)
-        self._open_runs(self._change(study_id, studies.start))
+        self._settle(self._change(study_id, studies.start))
         return self.status(study_id)
 
     def finish(self, sender: SiteId, study_id: StudyId, outcome: Phase, reason: str) -> StudyStatus:
@@ -138,9 +135,7 @@ class Studies:
         self._only_researcher(sender, study_id)
         if outcome is Phase.RELEASED and self.state(study_id).phase is not Phase.EVALUATED:
             raise PeerProtocolError("only an evaluated study can be released; its run has not completed")
-        study = self._change(study_id, lambda study, now: studies.end(study, outcome, reason, now))
-        for run in study.runs:
-            self._coordinator().withdraw(run, f"the researcher withdrew the study: {reason or 'no reason given'}")
+        self._settle(self._change(study_id, lambda study, now: studies.end(study, outcome, reason, now)))
         return self.status(study_id)
 
     def run_changed(self, run: Run) -> None:
@@ -156,15 +151,14 @@ class Studies:
         self._change(run.terms.study, ended)
 
     def tick(self) -> None:
-        """Expire studies, and open runs and note ends that a crash left undone."""
+        """Expire studies, and do what a crash left undone in their runs."""
         now = self._clock.now()
         for study_id in self.all():
             study = self.state(study_id)
             if study.phase is Phase.PROPOSED and now >= study.proposed.expires:
                 self._change(study_id, _expired)
-            elif study.phase is Phase.RUNNING:
-                self._open_runs(study)
-                self.run_changed(self._coordinator().state(study.runs[-1]))
+            else:
+                self._settle(study)
 
     def plan_of(self, study_id: str) -> Plan:
         """A study's verified plan.
@@ -244,8 +238,8 @@ class Studies:
             raise NotFoundError("the plan names no such blob")
 
     def _keep(self, study: StudyId, signed: SignedPlan) -> None:
-        # A conflict means that it was kept before; Ed25519 signatures are deterministic, so it is the same.
-        with suppress(ConflictError):
+        # It may have been kept before; Ed25519 signatures are deterministic, so it is the same.
+        if not self._log.read(f"plan:{study}"):
             self._log.append(f"plan:{study}", [messages.encode(signed)], after=0)
 
     def _change(self, study_id: StudyId, decide: Callable[[Study, float], list[StudyEvent]]) -> Study:
@@ -266,14 +260,29 @@ class Studies:
             return study
         raise ConflictError("other hubs keep writing to this study; try again")
 
-    def _open_runs(self, study: Study) -> None:
-        if study.phase is not Phase.RUNNING:
+    def _settle(self, study: Study) -> None:
+        """Bring the study's last run to where the study is; what is so already stays as it is."""
+        run = self._opened(study) if study.runs else None
+        if run is None or run.is_ended:
+            if run is not None and study.phase is Phase.RUNNING:
+                self.run_changed(run)
             return
-        last: RunId = study.runs[-1]
+        if study.phase is Phase.WITHDRAWN:
+            words = f"the researcher withdrew the study: {study.reason or 'no reason given'}"
+            self._coordinator().withdraw(run.terms.run, words)
+        for site in sorted(run.sites):
+            if study.verdicts.get(site) == "withdraw":
+                self._coordinator().leave(run.terms.run, site, study.reasons[site] or "no reason given")
+
+    def _opened(self, study: Study) -> Run | None:
+        """The study's last run, opened now if it should be and is not; None where it will never be opened."""
+        last = study.runs[-1]
         try:
-            self._coordinator().state(last)
+            return self._coordinator().state(last)
         except NotFoundError:
-            self._coordinator().open_run(last, self.plan_of(study.proposed.study), studies.approved(study))
+            if study.phase is not Phase.RUNNING:
+                return None
+        return self._coordinator().open_run(last, self.plan_of(study.proposed.study), study.sites)
 
     def _only_researcher(self, sender: SiteId, study: StudyId) -> None:
         if self.state(study).proposed.researcher != sender:
