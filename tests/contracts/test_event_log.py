@@ -2,6 +2,7 @@
 
 import abc
 import itertools
+import os
 import sqlite3
 import stat
 import subprocess
@@ -292,6 +293,15 @@ def test_sqlite_runs_as_promised_and_is_private(tmp_path):
         modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "state").iterdir()}
     assert dict(zip(_PRAGMAS, pragmas, strict=True)) == _PRAGMAS
     assert modes == {0o600}
+
+
+def test_a_new_database_file_has_its_write_ahead_log_before_it_has_its_name(tmp_path, monkeypatch):
+    # Two processes that turn to WAL at once do not wait for one another: one of them would fail.
+    seen, link = [], os.link
+    monkeypatch.setattr(os, "link", lambda made, path: (seen.append(made.read_bytes()[18:20]), link(made, path)))
+    open_database(f"sqlite:///{tmp_path}/hub.db").close()
+    assert seen == [b"\x02\x02"]  # the file format's read and write version: 2 is WAL
+    assert [path.name for path in tmp_path.iterdir()] == ["hub.db"]
 
 
 _PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}

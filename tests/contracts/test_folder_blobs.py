@@ -258,6 +258,14 @@ def test_no_more_is_recycled_than_allowed(tmp_path):
     assert files_under(tmp_path / "none" / "recycled") == []
 
 
+def test_a_recycled_file_has_lost_its_old_name_on_the_disk_too(tmp_path, blobs, monkeypatch):
+    ref = blobs.put(b"x" * LARGE)
+    done, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append(str(Path(f"/proc/self/fd/{fd}").readlink())), fsync(fd)))
+    blobs.delete([ref.digest])
+    assert done == [str(tmp_path / "recycled"), str(file_of(tmp_path, ref.digest).parent)]
+
+
 def test_a_blob_with_a_second_name_is_not_recycled(tmp_path, blobs):
     ref = blobs.put(b"x" * LARGE)
     backup = tmp_path / "backup"
