@@ -55,6 +55,14 @@ def test_std_is_one_where_there_is_nothing_to_scale_by(column):
     assert std[0] == 1.0
 
 
+def test_rounding_is_not_taken_for_a_spread():
+    # Some of these sums of squares come out above the square of the mean, though nothing varies.
+    for count in range(2, 200):
+        table = np.full((count, 1), 1_234_567.9, np.float32)
+        _, std = standardization.mean_and_std(standardization.site_sums(table, (True,)))
+        assert std[0] == 1.0
+
+
 def test_large_tables_are_summed_piece_by_piece():
     table = np.arange(200_000, dtype=np.float32).reshape(-1, 1)
     sums = standardization.site_sums(table, (True,))

@@ -71,6 +71,38 @@ def test_one_step_is_stochastic_gradient_descent_by_hand(tmp_path):
     np.testing.assert_allclose(bench.update(), -rate * gradient, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_many_steps_are_those_of_a_plain_torch_loop(tmp_path, name):
+    model = BuiltinModel(name="mlp", hidden=(4, 3))
+    chosen = Optimizer(name=name, learning_rate=0.02, momentum=0.5, weight_decay=0.1)
+    bench = Bench(tmp_path, plan_of(Training(rounds=1, epochs=3, batch_size=4, optimizer=chosen), model=model, seed=9))
+    module = models.build(model, NUMBER)
+    named = tensors.split(bench.base.copy(), bench.plan.manifest)
+    module.load_state_dict({key: torch.from_numpy(array) for key, array in named.items()})
+    settings = {"lr": 0.02, "weight_decay": 0.1}
+    step = (
+        torch.optim.SGD(module.parameters(), momentum=0.5, **settings)
+        if name == "sgd"
+        else torch.optim.AdamW(module.parameters(), **settings)
+    )
+    order = torch.Generator().manual_seed(round_seeds(9, SiteId("a"), 6)[0])
+    rows, labels = torch.from_numpy(bench.features[~bench.held_out]), torch.from_numpy(bench.labels[~bench.held_out])
+    for _ in range(3):
+        for batch in torch.randperm(15, generator=order).split(4):
+            step.zero_grad()
+            torch.mean((module(rows[batch])[:, 0] - labels[batch]) ** 2).backward()
+            step.step()
+    trained = np.concatenate([value.detach().numpy().ravel() for value in module.state_dict().values()])
+    np.testing.assert_allclose(bench.update(6), trained - bench.base, rtol=1e-4, atol=1e-6)
+
+
+def test_a_large_base_is_subtracted_piece_by_piece(tmp_path):
+    bench = Bench(tmp_path, plan_of(Training(rounds=1), model=BuiltinModel(name="mlp", hidden=(600, 600))))
+    assert len(bench.base) > 1 << 18
+    bench.learner._loss = lambda output, labels: output.sum() * 0
+    assert not bench.update().any()
+
+
 def test_the_base_model_is_what_is_evaluated(tmp_path):
     bench = Bench(tmp_path, plan_of(Training(rounds=1)))
     bench.update()
