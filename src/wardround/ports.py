@@ -278,10 +278,6 @@ class Files(Protocol):
         """Forget the files of `scope` except these; what other scopes fetched stays."""
         ...
 
-    def reference(self, descriptor: int, size: int) -> BlobRef:
-        """Digest and size of an open file."""
-        ...
-
     def read(self, descriptor: int, size: int) -> bytes:
         """A small open file's bytes."""
         ...
@@ -305,13 +301,13 @@ class Trained:
     """What a worker did in one round.
 
     `update` is an open file descriptor of an anonymous file that holds a whole safetensors file
-    (header and vector, checked); it belongs to the worker and is valid until its next `perform`.
-    It is None where the task was only to evaluate.
+    (header and vector, checked), and `ref` its digest and size; the file belongs to the worker and is
+    valid until its next `perform`. Both are None where the task was only to evaluate.
     """
 
     records: int
     update: int | None
-    update_size: int
+    ref: BlobRef | None
     evaluation: Evaluation
     seconds: float
 
@@ -382,7 +378,10 @@ class HubClient(Protocol):
         ...
 
     def download(self, scope: str, ref: BlobRef) -> AbstractContextManager[Iterator[memoryview]]:
-        """A blob's bytes in pieces (each valid until the next), unverified, resuming over broken connections; `scope` is a study or run id."""
+        """A blob's bytes, unverified, resuming over broken connections; `scope` is a study or run id.
+
+        A piece is valid until the next is asked for.
+        """
         ...
 
     def upload(self, scope: str, ref: BlobRef, source: int) -> None:

@@ -312,10 +312,19 @@ async def _keep_working(state: HubState) -> None:
 
 
 def _work(state: HubState) -> float | None:
-    while waiting := state.coordinator.combining():
+    """Combine every closed round, and let time pass; what fails is left for the next time, and holds up nothing else."""
+    failed: set[RunId] = set()
+    while waiting := [run for run in state.coordinator.combining() if run not in failed]:
         for run in waiting:
-            with state.metrics.combine_seconds.time():
-                state.coordinator.combine(run)
-            state.metrics.rounds.inc()
-    state.studies.tick()
-    return state.coordinator.tick()
+            try:
+                with state.metrics.combine_seconds.time():
+                    state.coordinator.combine(run)
+                state.metrics.rounds.inc()
+            except WardroundError as error:
+                failed.add(run)
+                _log.warning("combining will be tried again", run=run, code=error.code, reason=str(error))
+    try:
+        state.studies.tick()
+    finally:
+        due = state.coordinator.tick()
+    return due

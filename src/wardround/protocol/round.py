@@ -11,7 +11,7 @@ into the next value; neither reads a clock. Rules, each tested by breaking it:
 
     (1) Only a site that the round asked is heard.
     (2) Only an answer to this round's number and kind counts.
-    (3) The claimed number of records lies between 1 and the plan's cap.
+    (3) The claimed number of records lies between 1 and the plan's cap, and every other number is finite.
     (4) An update has exactly the size of the plan's arrays; a round that only evaluates has no update.
     (5) A site answers once: what it says first counts, anything else it says is refused.
     (6) A site whose answers were refused three times is not heard again in this round.
@@ -19,10 +19,11 @@ into the next value; neither reads a clock. Rules, each tested by breaking it:
     (8) At the deadline it closes with the quorum it has.
     (9) It never closes with less than a quorum: it waits again, `patience` times, and then fails.
     (10) When a quorum has become impossible it fails at once, and says whose answers are missing.
-    (11) An absent site that answers before the close counts like any other.
+    (11) An absent site that answers before the close counts like any other; one that left cannot.
 """
 
 import enum
+import math
 from dataclasses import dataclass, field, replace
 
 from wardround.errors import ForbiddenError, LocalProtocolError
@@ -41,7 +42,19 @@ from wardround.protocol.events import (
 )
 from wardround.protocol.messages import Contribution
 
-__all__ = ["MAX_REFUSALS", "Phase", "Round", "absent", "apply", "awaited", "expire", "opened", "receive"]
+__all__ = [
+    "MAX_REFUSALS",
+    "Phase",
+    "Round",
+    "absent",
+    "apply",
+    "awaited",
+    "expire",
+    "heard",
+    "left",
+    "opened",
+    "receive",
+]
 
 MAX_REFUSALS = 3
 _MAX_WORDS = 500
@@ -136,6 +149,14 @@ def absent(round_: Round, sites: frozenset[SiteId], now: float) -> list[RunEvent
     return events + _conclusion(round_, now) if events else []
 
 
+def left(round_: Round, site: SiteId, reason: str, now: float) -> list[RunEvent]:
+    """Let a site go that took its approval back; what it answered before counts."""
+    if round_.phase is not Phase.COLLECTING or site not in heard(round_):
+        return []
+    reason = f"took its approval back ({reason})"[:_MAX_WORDS]
+    return _settle(round_, SiteDeclined(at=now, number=round_.number, site=site, reason=reason), now)
+
+
 def expire(round_: Round, now: float) -> list[RunEvent]:
     """Let the deadline pass, if it has."""
     if round_.phase is not Phase.COLLECTING or now < round_.deadline:
@@ -151,7 +172,12 @@ def expire(round_: Round, now: float) -> list[RunEvent]:
 
 def awaited(round_: Round) -> frozenset[SiteId]:
     """Sites whose answer the round still waits for."""
-    return frozenset(round_.opened.sites) - round_.absent - _answered(round_)
+    return heard(round_) - round_.absent
+
+
+def heard(round_: Round) -> frozenset[SiteId]:
+    """Sites whose answer would still count, waited for or not."""
+    return frozenset(round_.opened.sites) - _answered(round_)
 
 
 def apply(round_: Round, event: RunEvent) -> Round:
@@ -194,6 +220,11 @@ def _offence(round_: Round, site: SiteId, contribution: Contribution) -> str:
         return ""
     if not 1 <= contribution.records <= terms.max_records:  # (3)
         return f"{contribution.records} claimed records; the plan allows 1 to {terms.max_records}"
+    metrics = contribution.evaluation.metrics.values() if contribution.evaluation else ()
+    if not all(math.isfinite(value) for value in (contribution.train_seconds, *metrics) if value is not None):
+        return "a metric or a time is not a finite number; an undefined metric is left empty"
+    if kind == "evaluate" and contribution.update is not None:  # (4)
+        return "this round only evaluates, and the answer has an update"
     size = contribution.update.size if contribution.update else 0
     if size != _expected_size(terms, kind):  # (4)
         word = "large" if size > _expected_size(terms, kind) else "small"

@@ -12,7 +12,7 @@ No state is kept anywhere else, so a hub that was killed carries on from its eve
     (2) Rounds follow the agenda in order; a round starts from the model that the last one gave.
     (3) The first round opens when every site is there, or after `absence_seconds` with a quorum;
         later rounds ask whoever is there. Too few: wait `round_timeout_seconds`, `patience` times, then stop.
-    (4) A result counts once, for the round that is being combined.
+    (4) A result counts once, for the round that is being combined; a round that cannot be combined stops the run.
     (5) A site that left is asked no more; when fewer than a quorum remain the run stops.
     (6) A run stops when its plan has expired.
     (7) After its end nothing changes: an answer is told that the round has closed.
@@ -46,6 +46,7 @@ __all__ = [
     "Combined",
     "Command",
     "Contributed",
+    "Failed",
     "Left",
     "Phase",
     "Run",
@@ -129,6 +130,14 @@ class Combined:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """Round `number` cannot be combined; `reason` names who must act."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
     """A site took its approval back."""
 
@@ -143,7 +152,7 @@ class Withdrawn:
     reason: str
 
 
-Command: TypeAlias = Contributed | Ticked | Combined | Left | Withdrawn
+Command: TypeAlias = Contributed | Ticked | Combined | Failed | Left | Withdrawn
 
 
 def opening(terms: RunTerms, base: BlobRef, now: float) -> list[RunEvent]:
@@ -175,6 +184,9 @@ def decide(run: Run, command: Command, now: float) -> list[RunEvent]:
             return _left(run, command, now)
         case Combined():
             return _combined(run, command, now)
+        case Failed():
+            is_current = run.phase is Phase.COMBINING and run.round is not None and command.number == run.round.number
+            return [RunStopped(at=now, reason=command.reason)] if is_current else []  # (4)
         case Ticked():
             return _ticked(run, command.present, now)
 
@@ -221,7 +233,7 @@ def task_for(run: Run, site: SiteId) -> Task | None:
     round_ = run.round
     if run.phase is not Phase.COLLECTING or round_ is None or site not in round_.opened.sites:
         return None
-    if site not in rounds.awaited(round_) | round_.absent or site in run.left:
+    if site not in rounds.heard(round_) or site in run.left:
         return None
     return Task(
         run=run.terms.run,
@@ -257,7 +269,7 @@ def _left(run: Run, command: Left, now: float) -> list[RunEvent]:
         )
         return [*events, RunStopped(at=now, reason=f"{words}. Must act: the researcher")]
     if run.phase is Phase.COLLECTING and run.round is not None:
-        events += rounds.absent(run.round, frozenset({command.site}), now)
+        events += rounds.left(run.round, command.site, command.reason, now)
     return events
 
 
@@ -287,8 +299,8 @@ def _ticked(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
 
 
 def _gathered(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
-    is_first = run.completed_rounds == 0
-    if is_first and run.sites - present and now < run.gather_until:  # (3)
+    is_fresh = run.completed_rounds == 0 and run.gatherings == 0
+    if is_fresh and run.sites - present and now < run.gather_until:  # (3)
         return []
     if opened := _opened(run, present, now):
         return opened

@@ -40,6 +40,8 @@ def combine(run: Run, plan: Plan, blobs: Blobs) -> Combined:
 
     Raises:
         LocalProtocolError: The run is not combining a round.
+        TensorMismatchError: The result is not finite.
+        NotFoundError: The base model or an update is not in `blobs`.
     """
     round_ = run.round
     if round_ is None:
@@ -93,6 +95,8 @@ def _stepped(
             mean.weighted_sum(parts, weights, total[: base.size], scratch[: base.size])
             params = base.copy()
             rule.apply(step, params, total[: base.size], state)
+            for vector in (params, *state):
+                tensors.check_finite(vector)
             for output, vector in zip(outputs, (params, *state), strict=True):
                 output.append(memoryview(vector).cast("B"))
         model, *server_state = [output.commit() for output in outputs]

@@ -8,6 +8,7 @@ Nothing else is remembered that a restart would miss; which sites were heard of 
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -16,11 +17,14 @@ from wardround.codec import canonical, tensors
 from wardround.errors import (
     CodecError,
     ConflictError,
+    DigestMismatchError,
     ForbiddenError,
     NotFoundError,
     PeerProtocolError,
     StorageFullError,
+    TensorMismatchError,
     UnavailableError,
+    WardroundError,
 )
 from wardround.ids import CommandId, Digest, RunId, SiteId, study_of
 from wardround.ports import Blobs, Clock, EventLog
@@ -28,7 +32,7 @@ from wardround.protocol import events as happened
 from wardround.protocol import run as runs
 from wardround.protocol.events import RunEvent, RunTerms, UpdateRefused
 from wardround.protocol.messages import INLINE_BYTES, Contribution, Kind, Receipt, RunStatus, Task, TaskRequest
-from wardround.protocol.plan import BlobRef, Plan, statistics_manifest
+from wardround.protocol.plan import BlobRef, CodePackage, Plan, statistics_manifest
 from wardround.protocol.run import Run
 from wardround.services.combine import combine
 
@@ -36,6 +40,8 @@ __all__ = ["Coordinator", "terms_of"]
 
 _CHECK_CHUNK = 1024 * 1024
 _RETRIES = 8
+_NOTHING = Receipt(CommandId(""), "accepted")
+"""What a command of the hub's own is answered, and one from which nothing follows."""
 
 
 class Coordinator:
@@ -101,16 +107,23 @@ class Coordinator:
             PeerProtocolError: The round has not been opened, or the update was not uploaded first.
         """
         self.seen(site)
-        contribution = self._stored(site, contribution)
         if (earlier := self._log.receipt(site, contribution.command)) is not None:
             return msgspec.msgpack.decode(earlier, type=Receipt)
-        flaw = self._flaw(site, contribution)
-        command = runs.Contributed(site, contribution, flaw)
+        contribution = self._stored(site, contribution)
+        flaws: list[str] = []
 
-        def receipt(new: list[RunEvent]) -> Receipt:
-            return _receipt(contribution, new)
+        def command(state: Run) -> runs.Contributed:
+            # Decided anew where another hub or thread was first, and then the update may be wanted that was not before.
+            if _is_wanted(state, site, contribution) and contribution.update is not None:
+                if not self._blobs.has(contribution.update.digest):
+                    raise PeerProtocolError("the update that this message names has not been uploaded; upload it first")
+                if not flaws:
+                    flaws.append(self._flaw(contribution.update, contribution))
+            return runs.Contributed(site, contribution, "".join(flaws))
 
-        return self._decide(contribution.run, command, receipt=receipt, sender=site)
+        # Reading the bytes takes long, so it is done here, before the lock is held.
+        command(self.state(contribution.run))
+        return self._decide(contribution.run, command, receipt=lambda new: _receipt(contribution, new), sender=site)
 
     def may_upload(self, site: SiteId, run: RunId, ref: BlobRef) -> None:
         """Raise unless `site` may upload a blob of this size now.
@@ -145,18 +158,18 @@ class Coordinator:
 
     def leave(self, run: RunId, site: SiteId, reason: str) -> None:
         """A site took its approval back."""
-        self._decide(run, runs.Left(site, reason))
+        self._decide(run, lambda _: runs.Left(site, reason))
 
     def withdraw(self, run: RunId, reason: str) -> None:
         """End a run."""
-        self._decide(run, runs.Withdrawn(reason))
+        self._decide(run, lambda _: runs.Withdrawn(reason))
 
     def tick(self) -> float | None:
         """Let time pass in every run; the next instant at which this is worth doing, or None."""
         now = self._clock.now()
         instants: list[float] = []
         for run in self.active():
-            self._decide(run.terms.run, runs.Ticked(self._present(run)))
+            self._decide(run.terms.run, lambda current: runs.Ticked(self._present(current)))
             state = self.state(run.terms.run)
             if (deadline := runs.due(state)) is not None:
                 # Absences are noticed by looking, so look a few times in the span that makes one.
@@ -168,17 +181,21 @@ class Coordinator:
         return [run.terms.run for run in self.active() if run.phase is runs.Phase.COMBINING]
 
     def combine(self, run: RunId) -> None:
-        """Combine the closed round of a run, if it has one, and open the next."""
+        """Combine the closed round of a run, if it has one, and open the next; stop the run where that cannot be."""
         state = self.state(run)
         if state.phase is not runs.Phase.COMBINING:
             return
-        before = _references(state) | _updates(state)
-        result = combine(state, self._plan_of(study_of(run)), self._blobs)
-        result = runs.Combined(
-            result.number, result.model, result.standardization, result.server_state, self._present(state)
-        )
-        self._decide(run, result)
-        self._forget(before)
+        digests = _references(state) | _updates(state)
+        try:
+            result = combine(state, self._plan_of(study_of(run)), self._blobs)
+        except (DigestMismatchError, NotFoundError, TensorMismatchError) as error:
+            failed = _failed(state, error)
+            self._decide(run, lambda _: failed)
+        else:
+            refs = (result.model, *result.server_state, result.standardization)
+            digests |= {ref.digest for ref in refs if ref is not None}
+            self._decide(run, lambda current: replace(result, present=self._present(current)))
+        self._forget(digests)
 
     def active(self) -> list[Run]:
         """Runs that have not ended."""
@@ -217,7 +234,7 @@ class Coordinator:
     def _decide(
         self,
         run: RunId,
-        command: runs.Command,
+        command: Callable[[Run], runs.Command],
         *,
         receipt: Callable[[list[RunEvent]], Receipt] | None = None,
         sender: SiteId | None = None,
@@ -225,9 +242,9 @@ class Coordinator:
         for _ in range(_RETRIES):
             with self._lock:
                 state = self.state(run)
-                new = runs.decide(state, command, self._clock.now())
+                new = runs.decide(state, command(state), self._clock.now())
                 if not new:
-                    return Receipt(_command_id(command), "accepted")
+                    return _NOTHING
                 answer = receipt(new) if receipt else None
                 stored = (sender, answer.command, msgspec.msgpack.encode(answer)) if answer and sender else None
                 try:
@@ -246,7 +263,7 @@ class Coordinator:
                     state = runs.evolve(state, event)
                 self._runs[run] = state
             self._changed(state)
-            return answer or Receipt(_command_id(command), "accepted")
+            return answer or _NOTHING
         raise ConflictError("other hubs keep writing to this run; try again")
 
     def _load(self, run: RunId) -> Run:
@@ -283,19 +300,12 @@ class Coordinator:
         if ref is None or ref.size != len(inline) or canonical.digest(inline) != ref.digest:
             raise PeerProtocolError("the inline update is not the one that the message names")
         state = self.state(contribution.run)
-        if runs.task_for(state, site) is not None and ref.size == _size_of(state.terms, contribution.kind):
+        if _is_wanted(state, site, contribution):
             self._blobs.put(inline)
         return msgspec.structs.replace(contribution, update_inline=b"")
 
-    def _flaw(self, site: SiteId, contribution: Contribution) -> str:
-        """What is wrong with the update's bytes, in words, or nothing; only a wanted update is read."""
-        state, ref = self.state(contribution.run), contribution.update
-        task = runs.task_for(state, site)
-        wanted = task is not None and task.number == contribution.number and task.kind == contribution.kind
-        if ref is None or not wanted or ref.size != _size_of(state.terms, contribution.kind):
-            return ""
-        if not self._blobs.has(ref.digest):
-            raise PeerProtocolError("the update that this message names has not been uploaded; upload it first")
+    def _flaw(self, ref: BlobRef, contribution: Contribution) -> str:
+        """What is wrong with the update's bytes, in words, or nothing."""
         plan = self._plan_of(study_of(contribution.run))
         manifest = plan.manifest if contribution.kind == "train" else statistics_manifest(plan.data)
         try:
@@ -307,12 +317,16 @@ class Coordinator:
         return ""
 
     def _forget(self, digests: set[Digest]) -> None:
+        """Delete blobs that no run and no plan needs; equal bytes of two sites or runs are one blob."""
         with self._lock:
+            for run in self.active():
+                self._load(run.terms.run)  # What was written by another hub counts too.
             kept: set[Digest] = set()
             for run in self._runs.values():
-                kept |= _references(run) | {self._plan_of(study_of(run.terms.run)).initial.digest}
-                kept |= set() if run.is_ended else _updates(run)
-        self._blobs.delete(digests - kept)
+                kept |= _references(run) if run.is_ended else _references(run) | _updates(run)
+            for stream in self._log.streams("plan:"):
+                kept |= _named(self._plan_of(stream.removeprefix("plan:")))
+            self._blobs.delete(digests - kept)
 
 
 def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
@@ -335,9 +349,20 @@ def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
     )
 
 
-def _command_id(command: runs.Command) -> CommandId:
-    """The command id of a contribution; other commands have none."""
-    return command.contribution.command if isinstance(command, runs.Contributed) else CommandId("")
+def _failed(state: Run, error: WardroundError) -> runs.Failed:
+    number, sites = (state.round.number, sorted(state.round.accepted)) if state.round else (0, [])
+    who = "the hub's operator, whose store has lost a blob"
+    if isinstance(error, TensorMismatchError):
+        who = f"the researcher; an update of one of {', '.join(sites)} is too large to be added"
+    return runs.Failed(number, f"round {number} cannot be combined: {error}. Must act: {who}")
+
+
+def _is_wanted(state: Run, site: SiteId, contribution: Contribution) -> bool:
+    """Whether the run waits for such an update from this site, so that its bytes must be read."""
+    task, ref = runs.task_for(state, site), contribution.update
+    if task is None or (task.number, task.kind) != (contribution.number, contribution.kind):
+        return False
+    return ref is not None and ref.size == _size_of(state.terms, task.kind) > 0
 
 
 def _receipt(contribution: Contribution, new: list[RunEvent]) -> Receipt:
@@ -354,6 +379,11 @@ def _size_of(terms: RunTerms, kind: Kind) -> int:
 def _references(run: Run) -> set[Digest]:
     refs = [run.model, *run.server_state, *([run.standardization] if run.standardization else [])]
     return {ref.digest for ref in refs}
+
+
+def _named(plan: Plan) -> set[Digest]:
+    package = {plan.model.package.digest} if isinstance(plan.model, CodePackage) else set()
+    return {plan.initial.digest} | package
 
 
 def _updates(run: Run) -> set[Digest]:

@@ -20,6 +20,8 @@ from wardround.codec import canonical, tensors
 from wardround.errors import (
     ClinicalError,
     CodecError,
+    ConfigError,
+    CryptoError,
     PolicyError,
     TooFewRecordsError,
     TrainingError,
@@ -35,7 +37,7 @@ from wardround.protocol.policy import SitePolicy
 __all__ = ["Participant", "Progress"]
 
 Progress = Callable[[str, Task], None]
-"""Told what is being done: "loading", "fetching", "training", "sending", "done", "declined"."""
+"""Told what is being done: "loading", "fetching", "training", "sending", "done", or "declined, " and why."""
 
 
 class Approved(Protocol):
@@ -85,8 +87,9 @@ class Participant:
             contribution = self._contribution(task)
         except UnavailableError:
             raise
-        except (PolicyError, ClinicalError, TrainingError, CodecError) as error:
-            self._progress("declined", task)
+        except (ConfigError, PolicyError, ClinicalError, TrainingError, CodecError, CryptoError) as error:
+            # The site's own people are told all of it; an error's message holds no cell of a record.
+            self._progress(f"declined, {error.code}: {error}", task)
             contribution = Contribution(
                 command=CommandId(""), run=task.run, number=task.number, kind=task.kind, declined=_public(error)
             )
@@ -117,9 +120,8 @@ class Participant:
         if task.kind == "statistics":
             return self._statistics(task, plan, table, records)
         trained = self._trained(task, plan, table)
-        update, inline = None, b""
-        if trained.update is not None:
-            update = self._files.reference(trained.update, trained.update_size)
+        update, inline = trained.ref, b""
+        if trained.update is not None and update is not None:
             if update.size <= INLINE_BYTES:
                 inline = self._files.read(trained.update, update.size)
             else:

@@ -17,7 +17,6 @@ from wardround.protocol.plan import BlobRef
 
 __all__ = ["FolderModelFiles"]
 
-_PIECE = 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -70,17 +69,6 @@ class FolderModelFiles:
                     path.unlink(missing_ok=True)
             else:
                 path.replace(spare)
-
-    def reference(self, descriptor: int, size: int) -> BlobRef:
-        """See `wardround.ports.Files`."""
-        digest, buffer, start = hashlib.sha256(), memoryview(bytearray(min(_PIECE, size))), 0
-        while start < size:
-            count = os.preadv(descriptor, [buffer[: size - start]], start)
-            if count == 0:
-                raise DigestMismatchError("the worker's update is shorter than it said")
-            digest.update(buffer[:count])
-            start += count
-        return BlobRef(Digest(digest.hexdigest()), size)
 
     def read(self, descriptor: int, size: int) -> bytes:
         """See `wardround.ports.Files`."""

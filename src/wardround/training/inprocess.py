@@ -9,11 +9,11 @@ import time
 import numpy as np
 
 from wardround.clinical.table import StudyTable
-from wardround.codec import tensors
+from wardround.codec import canonical, tensors
 from wardround.ids import SiteId
 from wardround.ports import Trained
 from wardround.protocol.messages import Evaluation, Kind
-from wardround.protocol.plan import Plan
+from wardround.protocol.plan import BlobRef, Plan
 from wardround.training.channel import Assignment
 from wardround.training.learner import Learner
 
@@ -25,8 +25,7 @@ class InProcessWorker:
 
     def __init__(self, plan: Plan, site: SiteId, table: StudyTable, package: bytes | None) -> None:
         self._head = tensors.header(plan.manifest)
-        self._size = tensors.file_bytes(plan.manifest)
-        self._vector = np.zeros((self._size - len(self._head)) // 4, "<f4")
+        self._vector = np.zeros(tensors.manifest_bytes(plan.manifest) // 4, "<f4")
         self._training = int(np.count_nonzero(~table.held_out))
         self._held_out = len(table.labels) - self._training
         self._update = os.memfd_create("update") if hasattr(os, "memfd_create") else _temporary()
@@ -53,11 +52,12 @@ class InProcessWorker:
         evaluation = Evaluation(self._held_out, metrics)
         seconds = time.perf_counter() - started
         if kind != "train":
-            return Trained(self._training, None, 0, evaluation, seconds)
+            return Trained(self._training, None, None, evaluation, seconds)
         tensors.check_finite(self._vector)
-        os.pwrite(self._update, self._head, 0)
-        os.pwrite(self._update, self._vector.tobytes(), len(self._head))
-        return Trained(self._training, self._update, self._size, evaluation, seconds)
+        data = self._head + self._vector.tobytes()
+        os.pwrite(self._update, data, 0)
+        ref = BlobRef(canonical.digest(data), len(data))
+        return Trained(self._training, self._update, ref, evaluation, seconds)
 
     def close(self) -> None:
         """Let go of the update."""

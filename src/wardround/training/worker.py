@@ -26,6 +26,7 @@ Not for use by two threads at once.
 import builtins
 import contextlib
 import fcntl
+import hashlib
 import math
 import os
 import re
@@ -44,10 +45,10 @@ from wardround import errors
 from wardround.clinical.table import StudyTable
 from wardround.codec import tensors
 from wardround.errors import CodecError, TensorMismatchError, TrainingError
-from wardround.ids import SiteId
+from wardround.ids import Digest, SiteId
 from wardround.ports import Trained
 from wardround.protocol.messages import Evaluation, Kind
-from wardround.protocol.plan import CodePackage, Plan
+from wardround.protocol.plan import BlobRef, CodePackage, Plan
 from wardround.training import channel as wire
 from wardround.training import metrics
 from wardround.training import package as code
@@ -137,8 +138,7 @@ class PytorchWorker:
             began = time.monotonic()
             answer = process.ask(Perform(number, kind, standardization), file, self._plan.limits.worker_seconds)
             found = self._metrics(self._accept(answer))
-            if kind == "train":
-                self._check(process.update)
+            ref = self._checked(process.update) if kind == "train" else None
         except BaseException:
             self._stop()
             raise
@@ -146,8 +146,8 @@ class PytorchWorker:
             os.close(file)
         return Trained(
             records=self._trained_on,
-            update=process.update if kind == "train" else None,
-            update_size=self._size if kind == "train" else 0,
+            update=process.update if ref else None,
+            ref=ref,
             evaluation=Evaluation(self._held_out, found),
             seconds=time.monotonic() - began,
         )
@@ -199,9 +199,10 @@ class PytorchWorker:
         if start != self._header:
             tensors.check_header(start, self._plan.manifest)
 
-    def _check(self, update: int) -> None:
+    def _checked(self, update: int) -> BlobRef:
         # Through reads into one small buffer: mapping the file would count its pages as the node's too.
         self._check_form(update)
+        digest = hashlib.sha256(self._header)
         length = (self._size - len(self._header)) // 4
         piece = np.empty(min(length, _PIECE), "<f4")
         for start in range(0, length, _PIECE):
@@ -209,6 +210,8 @@ class PytorchWorker:
             if os.preadv(update, [part.data], len(self._header) + 4 * start) != part.nbytes:
                 raise TensorMismatchError("the update could not be read to its end")
             tensors.check_finite(part)
+            digest.update(part.data)
+        return BlobRef(Digest(digest.hexdigest()), self._size)
 
 
 class _Process:
