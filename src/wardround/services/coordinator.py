@@ -36,7 +36,7 @@ from wardround.protocol.plan import BlobRef, CodePackage, Plan, statistics_manif
 from wardround.protocol.run import Run
 from wardround.services.combine import combine
 
-__all__ = ["Coordinator", "terms_of"]
+__all__ = ["Coordinator", "check_file", "terms_of"]
 
 _CHECK_CHUNK = 1024 * 1024
 _RETRIES = 8
@@ -311,7 +311,7 @@ class Coordinator:
         try:
             if self._blobs.size(ref.digest) != ref.size:
                 return "the update has another size than the message says"
-            _check_file(self._blobs, ref, manifest)
+            check_file(self._blobs, ref, manifest)
         except CodecError as error:
             return str(error)
         return ""
@@ -391,7 +391,12 @@ def _updates(run: Run) -> set[Digest]:
     return {event.update.digest for event in accepted if event.update is not None}
 
 
-def _check_file(blobs: Blobs, ref: BlobRef, manifest: tensors.Manifest) -> None:
+def check_file(blobs: Blobs, ref: BlobRef, manifest: tensors.Manifest) -> None:
+    """Refuse a stored blob that is not a file of the manifest's arrays with finite values.
+
+    Raises:
+        TensorMismatchError: Says what differs.
+    """
     head = len(tensors.header(manifest))
     tensors.check_size(ref.size, manifest)
     tensors.check_header(blobs.read(ref.digest, 0, head), manifest)

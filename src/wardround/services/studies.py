@@ -26,7 +26,7 @@ from wardround.protocol.plan import CodePackage, Plan, SignedPlan
 from wardround.protocol.run import Phase as RunPhase
 from wardround.protocol.run import Run
 from wardround.protocol.study import Phase, Study
-from wardround.services.coordinator import Coordinator
+from wardround.services.coordinator import Coordinator, check_file
 
 __all__ = ["Studies"]
 
@@ -61,7 +61,7 @@ class Studies:
         Raises:
             ForbiddenError: Somebody else's plan.
             SignatureError: Not signed by the researcher.
-            CodecError: No plan that a run could follow, or already expired.
+            CodecError: No plan that a run could follow, an initial model that is not the plan's, or already expired.
             PeerProtocolError: The initial model or code package was not uploaded first.
         """
         signed = proposal.signed
@@ -75,6 +75,9 @@ class Studies:
         missing = [ref.digest[:16] for ref in needed if not self._blobs.has(ref.digest)]
         if missing:
             raise PeerProtocolError(f"upload the blobs that the plan names first: {', '.join(missing)}…")
+        if any(self._blobs.size(ref.digest) != ref.size for ref in needed):
+            raise CodecError("a blob that the plan names has another size than the plan says")
+        check_file(self._blobs, plan.initial, plan.manifest)
         if not self._log.read(f"study:{study}"):
             self._keep(study, signed)
             proposed = StudyProposed(
