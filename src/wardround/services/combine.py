@@ -21,7 +21,7 @@ from wardround.protocol.events import UpdateAccepted
 from wardround.protocol.plan import BlobRef, Plan, statistics_manifest
 from wardround.protocol.run import Combined, Run
 
-__all__ = ["CHUNK", "combine"]
+__all__ = ["CHUNK", "check_file", "combine"]
 
 CHUNK = 256 * 1024
 """Columns per chunk: one MiB of float32 per participant."""
@@ -54,6 +54,19 @@ def combine(run: Run, plan: Plan, blobs: Blobs) -> Combined:
         trained = round_.number - run.terms.agenda.index("train")
         model, server_state = _stepped(trained, run, plan, accepted, blobs)
     return Combined(round_.number, model, standardization, server_state, frozenset())
+
+
+def check_file(blobs: Blobs, ref: BlobRef, manifest: tensors.Manifest) -> None:
+    """Refuse a stored blob that is not a file of the manifest's arrays with finite values.
+
+    Raises:
+        TensorMismatchError: Says what differs.
+    """
+    head = len(tensors.header(manifest))
+    tensors.check_size(ref.size, manifest)
+    tensors.check_header(blobs.read(ref.digest, 0, head), manifest)
+    for chunk in blobs.chunks(ref.digest, head, ref.size, 4 * CHUNK):
+        tensors.check_finite(np.frombuffer(chunk, dtype=tensors.flat_dtype(manifest)))
 
 
 def _updates(accepted: list[UpdateAccepted]) -> list[BlobRef]:

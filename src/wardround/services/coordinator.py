@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import replace
 
 import msgspec
-import numpy as np
 
 from wardround.codec import canonical, tensors
 from wardround.errors import (
@@ -34,11 +33,10 @@ from wardround.protocol.events import RunEvent, RunTerms, UpdateRefused
 from wardround.protocol.messages import INLINE_BYTES, Contribution, Kind, Receipt, RunStatus, Task, TaskRequest
 from wardround.protocol.plan import BlobRef, CodePackage, Plan, statistics_manifest
 from wardround.protocol.run import Run
-from wardround.services.combine import combine
+from wardround.services.combine import check_file, combine
 
-__all__ = ["Coordinator", "check_file", "terms_of"]
+__all__ = ["Coordinator", "terms_of"]
 
-_CHECK_CHUNK = 1024 * 1024
 _RETRIES = 8
 _NOTHING = Receipt(CommandId(""), "accepted")
 """What a command of the hub's own is answered, and one from which nothing follows."""
@@ -389,16 +387,3 @@ def _named(plan: Plan) -> set[Digest]:
 def _updates(run: Run) -> set[Digest]:
     accepted = run.round.accepted.values() if run.round else ()
     return {event.update.digest for event in accepted if event.update is not None}
-
-
-def check_file(blobs: Blobs, ref: BlobRef, manifest: tensors.Manifest) -> None:
-    """Refuse a stored blob that is not a file of the manifest's arrays with finite values.
-
-    Raises:
-        TensorMismatchError: Says what differs.
-    """
-    head = len(tensors.header(manifest))
-    tensors.check_size(ref.size, manifest)
-    tensors.check_header(blobs.read(ref.digest, 0, head), manifest)
-    for chunk in blobs.chunks(ref.digest, head, ref.size, _CHECK_CHUNK):
-        tensors.check_finite(np.frombuffer(chunk, dtype=tensors.flat_dtype(manifest)))

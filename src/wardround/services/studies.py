@@ -26,7 +26,8 @@ from wardround.protocol.plan import CodePackage, Plan, SignedPlan
 from wardround.protocol.run import Phase as RunPhase
 from wardround.protocol.run import Run
 from wardround.protocol.study import Phase, Study
-from wardround.services.coordinator import Coordinator, check_file
+from wardround.services.combine import check_file
+from wardround.services.coordinator import Coordinator
 
 __all__ = ["Studies"]
 
