@@ -1,0 +1,1 @@
+"""Seeded worlds: one hub, several sites, and everything that can go wrong between them."""

@@ -1,0 +1,92 @@
+"""The arithmetic of a round, written again from its description and from nothing else.
+
+Headers by the safetensors format, FedAvg by McMahan et al., server rules by the formulas at the top of
+`wardround.aggregation.server_rule`, sums as fractions. Imports nothing of wardround.
+"""
+
+import json
+import struct
+from fractions import Fraction
+
+import numpy as np
+
+SIZES = {"float32": 4, "float64": 8}
+NAMES = {"float32": "F32", "float64": "F64"}
+
+
+def header(specs):
+    """The header of a safetensors file with these arrays: (name, shape, dtype) each."""
+    entries, start = {}, 0
+    for name, shape, dtype in specs:
+        stop = start + int(np.prod(shape)) * SIZES[dtype]
+        entries[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * ((64 - (8 + len(text)) % 64) % 64)
+    return struct.pack("<Q", len(text)) + text, start
+
+
+def is_well_formed(data, specs):
+    """Whether these bytes are a file with these arrays, all finite."""
+    head, size = header(specs)
+    kind = "<f4" if specs[0][2] == "float32" else "<f8"
+    if len(data) != len(head) + size or data[: len(head)] != head:
+        return False
+    return bool(np.isfinite(np.frombuffer(data[len(head) :], kind)).all())
+
+
+def statistics(files, specs):
+    """The file of the exact sums, or None where a sum is too large for float64."""
+    head, _ = header(specs)
+    columns = zip(*(np.frombuffer(data[len(head) :], "<f8").tolist() for data in files), strict=True)
+    try:
+        sums = [float(sum(map(Fraction, column))) for column in columns]
+    except OverflowError:
+        return None
+    return head + np.array(sums, "<f8").tobytes()
+
+
+class Server:
+    """FedAvg and its relatives, one step after another, from the files' bytes alone."""
+
+    def __init__(self, initial, specs, rule):
+        self.head, _ = header(specs)
+        self.model, self.rule = initial, rule
+        columns = (len(initial) - len(self.head)) // 4
+        self.first = np.zeros(columns)
+        self.second = np.full(columns, rule["tau"] * rule["tau"])
+        self.state = []
+
+    def step(self, files, records):
+        """Move by the weighted mean of updates, in the order given; None when the result is not finite."""
+        rule, name = self.rule, self.rule["name"]
+        total = sum(records)
+        with np.errstate(all="ignore"):
+            mean = None
+            for data, count in zip(files, records, strict=True):
+                part = np.frombuffer(data[len(self.head) :], "<f4").astype(np.float64) * (count / total)
+                mean = part if mean is None else mean + part
+            params = np.frombuffer(self.model[len(self.head) :], "<f4").astype(np.float64)
+            if name == "fedavg":
+                moved, kept = params + rule["learning_rate"] * mean, []
+            elif name == "fedavgm":
+                self.first = rule["momentum"] * self.first + mean
+                moved, kept = params + rule["learning_rate"] * self.first, [self.first]
+            else:
+                square = mean * mean
+                self.first = rule["beta1"] * self.first + (1 - rule["beta1"]) * mean
+                if name == "fedadagrad":
+                    self.second = self.second + square
+                elif name == "fedadam":
+                    self.second = rule["beta2"] * self.second + (1 - rule["beta2"]) * square
+                else:
+                    self.second = self.second - (1 - rule["beta2"]) * square * np.sign(self.second - square)
+                step = rule["learning_rate"] * self.first / (np.sqrt(self.second) + rule["tau"])
+                moved, kept = params + step, [self.first, self.second]
+            rounded = moved.astype("<f4")
+            self.state = [vector.astype("<f4").tobytes() for vector in kept]
+        wide = [np.frombuffer(data, "<f4").astype(np.float64) for data in self.state]
+        self.first, self.second = (wide + [self.first, self.second][len(wide) :])[:2]
+        self.model = self.head + rounded.tobytes()
+        finite = np.isfinite(rounded).all() and all(np.isfinite(vector).all() for vector in wide)
+        return self.model if finite else None

@@ -1,0 +1,213 @@
+"""A world's sites: the real services of a node, on a vault that outlives them, and their wire to the hub."""
+
+from contextlib import contextmanager
+
+from tests.simulation import fakes
+from tests.simulation.hostile import Hostile
+
+from wardround.errors import PolicyError, StorageFullError, UnavailableError, WardroundError
+from wardround.ids import RunId
+from wardround.protocol import messages
+from wardround.protocol.messages import Contribution, TaskRequest
+from wardround.protocol.policy import SitePolicy
+from wardround.services.approvals import Approvals
+from wardround.services.participant import Participant
+from wardround.storage.memory import MemoryVault
+
+
+class Node:
+    """One site: its vault survives a crash, its participant does not."""
+
+    def __init__(self, world, site):
+        self.world, self.site = world, site
+        self.vault = MemoryVault()
+        self.wire = Wire(world, site)
+        self.policy = SitePolicy(min_participants=1, min_records=1)
+        self.is_gone = False
+        self._life = 0
+        self._polling = False
+
+    def now(self):
+        """Fills `Clock`: the site's own clock may be wrong."""
+        return self.world.now + self.world.weather.skew.get(self.site, 0.0)
+
+    def start(self):
+        """Boot from the vault."""
+        if self.is_gone:
+            return
+        self._life += 1
+        self._busy, self._free_at = set(), {}
+        files = fakes.FakeFiles()
+        self.approvals = Approvals(
+            self.site,
+            key=fakes.key_of(self.site),
+            authority=fakes.authority()[1],
+            hub=self.wire,
+            vault=self.vault,
+            policy=self.policy,
+            clock=self,
+        )
+        self.participant = Participant(
+            self.site,
+            approvals=self.approvals,
+            hub=self.wire,
+            files=files,
+            policy=self.policy,
+            source=lambda _: fakes.FakeSource(self.site),
+            worker=lambda plan, _table, _package: fakes.FakeWorker(plan, self.site, files, self._ran),
+        )
+        self.hostile = Hostile(self) if self.site in self.world.weather.hostile else None
+        self.world.at(self.world.now + self.world.rng.uniform(0.1, 3), self._poll, self._life)
+
+    def kill(self):
+        """Lose what is not in the vault, and come back."""
+        self.world.tell(self.site, "is killed")
+        self._life += 1
+        self.participant = None
+        self.world.at(self.world.now + self.world.rng.uniform(0.5, self.world.weather.longest), self.start)
+
+    def vanish(self):
+        """Never come back."""
+        self.world.tell(self.site, "vanishes for ever")
+        self._life += 1
+        self.is_gone = True
+
+    def decide(self, study, verdict):
+        """A person at the site decides, and insists until the hub has heard it."""
+        if self.is_gone:
+            self.world.pending -= 1
+            return
+        if self.participant is None:
+            self.world.at(self.world.now + 3, self.decide, study, verdict)
+            return
+        self.world.oracle.person(self.site, study, verdict)
+        try:
+            self.approvals.decide(study, verdict, person="Dr Who", reason="because")
+        except PolicyError:
+            self.world.pending -= 1
+        except WardroundError as error:
+            unheard = isinstance(error, (UnavailableError, StorageFullError)) or error.code == "protocol/not-found"
+            if unheard and self.world.now < max(plan.expires for plan in self.world.plans):
+                self.world.at(self.world.now + 3, self.decide, study, verdict)
+            else:
+                self.world.pending -= 1
+        else:
+            self.world.pending -= 1
+
+    def _ran(self, plan):
+        self.world.oracle.ran(self, plan)
+
+    def _poll(self, life):
+        if life != self._life:
+            return
+        try:
+            task = self.wire.next_task(TaskRequest(tuple(sorted(self._busy)), 0.0))
+        except WardroundError:
+            task = None
+        if task is not None:
+            self._busy.add((task.run, task.number))
+            start = max(self.world.now, self._free_at.get(task.run, 0.0))
+            self._free_at[task.run] = start + self.world.rng.choice([0.2, 2.0, 8.0]) * (0.5 + self.world.rng.random())
+            self.world.at(self._free_at[task.run], self._perform, life, task)
+        if self.hostile is not None:
+            self.hostile.poll()
+        self.world.at(self.world.now + self.world.rng.uniform(2, 5), self._poll, life)
+
+    def _perform(self, life, task):
+        if life != self._life:
+            return
+        try:
+            if self.hostile is None or not self.hostile.perform(task):
+                self.participant.perform(task)
+        except (UnavailableError, StorageFullError):
+            self.world.at(self.world.now + self.world.rng.uniform(0.1, 4), self._perform, life, task)
+            return
+        except WardroundError as error:
+            self.world.tell(self.site, "task failed", error)
+        self._busy.discard((task.run, task.number))
+
+
+class Wire:
+    """A site's `HubClient`; every message crosses as bytes."""
+
+    def __init__(self, world, site):
+        self.world, self.site = world, site
+
+    def next_task(self, request):
+        def serve(hub):
+            self.world.oracle.heard_of(self.site)
+            return hub.coordinator.next_task(self.site, request)
+
+        task = self.world.call(self.site, "asks for a task", serve, repeat=False)
+        if task is not None:
+            self.world.oracle.tasked(self.site, task)
+        return task
+
+    def contribute(self, contribution):
+        if self.world.weather.uploads and contribution.update_inline:
+            data = contribution.update_inline
+            self.world.oracle.seen_bytes(data)
+            self._upload(contribution.run, contribution.update, data)
+            contribution = Contribution(
+                **{name: getattr(contribution, name) for name in Contribution.__struct_fields__ if "inline" not in name}
+            )
+        return self.send(messages.encode(contribution))
+
+    def send(self, body):
+        """Contribute some bytes, whatever they are."""
+        self.world.oracle.sent(self.site, body)
+
+        def serve(hub):
+            contribution = messages.decode(body, Contribution)
+            self.world.oracle.heard_of(self.site)
+            try:
+                receipt = hub.coordinator.contribute(self.site, contribution)
+            except WardroundError as error:
+                self.world.oracle.turned_away(self.site, body, error)
+                raise
+            self.world.oracle.answered(self.site, contribution.command, receipt)
+            return receipt
+
+        return self.world.call(self.site, "contributes", serve)
+
+    def plan(self, study):
+        return self.world.call(self.site, "asks for a plan", lambda hub: hub.studies.signed_plan(study), repeat=False)
+
+    def identity(self, name):
+        return fakes.identity(name)
+
+    def decide(self, decision):
+        body = messages.encode(decision)
+        self.world.oracle.decided(self.site, body)
+
+        def serve(hub):
+            return hub.studies.decide(self.site, messages.decode(body, messages.Decision))
+
+        return self.world.call(self.site, f"decides: {decision.verdict}", serve)
+
+    @contextmanager
+    def download(self, scope, ref):
+        def serve(hub):
+            hub.coordinator.may_download(self.site, RunId(scope), ref.digest)
+            return bytes(hub.blobs.read(ref.digest, 0, ref.size))
+
+        yield iter([self.world.call(self.site, "downloads", serve, repeat=False)])
+
+    def _upload(self, scope, ref, data):
+        def serve(hub):
+            hub.coordinator.may_upload(self.site, scope, ref)
+            if hub.blobs.has(ref.digest):
+                return
+            pending = hub.blobs.upload(f"{self.site}.{ref.digest}")
+            while pending.offset < len(data):
+                pending.append(data[pending.offset : pending.offset + 40])
+                if self.world.stormy(self.world.weather.loss / 4):
+                    pending.close()
+                    raise UnavailableError("connection reset in the middle of an upload")
+            pending.commit(ref.digest)
+            pending.close()
+
+        self.world.call(self.site, "uploads", serve, repeat=False)
+
+    def upload(self, scope, ref, source):
+        raise NotImplementedError("these models ride inside their messages, or go by `_upload`")
