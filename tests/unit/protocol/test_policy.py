@@ -1,0 +1,103 @@
+"""A site's policy only ever says no, and says every reason."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.simulation import fakes
+
+from wardround.errors import PolicyError
+from wardround.protocol import policy as policies
+from wardround.protocol.plan import BlobRef, CodePackage
+from wardround.protocol.policy import SitePolicy
+
+NOW = 1000.0
+DIGEST = "a" * 64
+
+
+def plan(**changes):
+    made = fakes.make_plan(
+        sites=["berlin", "cadiz", "delft"],
+        quorum=2,
+        rounds=3,
+        scaling="federated",
+        server={},
+        limits={},
+        expires=2000.0,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def refusals(policy=None, *, site="berlin", now=NOW, **changes):
+    return policies.refusals(policy or SitePolicy(), plan(**changes), site, now)
+
+
+def test_the_default_policy_allows_an_ordinary_plan():
+    assert refusals() == []
+    policies.check(SitePolicy(), plan(), "berlin", NOW)
+
+
+def test_a_site_that_the_plan_does_not_name_takes_no_part():
+    assert refusals(site="espoo") == ["the plan does not name espoo"]
+
+
+@pytest.mark.parametrize(("now", "reasons"), [(1999.9, []), (2000.0, ["the plan has expired"])])
+def test_an_expired_plan_is_refused(now, reasons):
+    assert refusals(now=now) == reasons
+
+
+def test_a_list_of_researchers_admits_only_these():
+    assert refusals(SitePolicy(researchers=("ada",))) == []
+    assert refusals(SitePolicy(researchers=("grace",))) == ["this site's policy does not list the researcher ada"]
+
+
+def test_study_code_must_be_listed_by_digest():
+    model = CodePackage(package=BlobRef(DIGEST, 10), factory="m:f")
+    assert refusals(SitePolicy(code_digests=(DIGEST,)), model=model) == []
+    for policy in (SitePolicy(), SitePolicy(code_digests=("b" * 64,))):
+        assert refusals(policy, model=model) == [f"this site's policy does not allow the study code {DIGEST[:16]}…"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("min_participants", 2),
+        ("max_rounds", 3),
+        ("max_model_bytes", plan().initial.size),
+        ("max_worker_seconds", 3600.0),
+        ("max_worker_memory_bytes", 8 * 1024**3),
+    ],
+)
+def test_each_bound_allows_its_value_and_refuses_the_next(setting, value):
+    stricter = value + 1 if setting.startswith("min") else value - 1
+    assert refusals(SitePolicy(**{setting: value})) == []
+    assert len(refusals(SitePolicy(**{setting: stricter}))) == 1
+
+
+def test_every_reason_is_given_at_once():
+    policy = SitePolicy(researchers=("grace",), max_rounds=1)
+    with pytest.raises(PolicyError) as refused:
+        policies.check(policy, plan(), "espoo", 5000.0)
+    assert str(refused.value).count(";") == 3
+
+
+def test_the_explanation_says_what_leaves_the_site():
+    words = "\n".join(policies.explain(plan()))
+    assert "No record leaves it." in words
+    assert "age (a)" in words
+    assert "sum of squares" in words
+    assert "sum of squares" not in "\n".join(
+        policies.explain(plan(data=msgspec.structs.replace(plan().data, scaling="none")))
+    )
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 10_000), st.booleans())
+def test_a_stricter_policy_never_allows_more(participants, rounds, size, named):
+    loose = SitePolicy(min_participants=1)
+    strict = SitePolicy(
+        min_participants=participants,
+        max_rounds=rounds,
+        max_model_bytes=size,
+        researchers=("ada",) if named else ("grace",),
+    )
+    assert set(refusals(loose)) <= set(refusals(strict))
