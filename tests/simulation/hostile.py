@@ -6,6 +6,7 @@ It approved the study as anybody would. What it sends is drawn from the world's 
 import contextlib
 import hashlib
 import struct
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ class Hostile:
         self.node, self.world = node, node.world
         self.past = []
         self.count = 0
+        self.was_silent, self.silent_until = False, 0.0
 
     def perform(self, task):
         """Answer a task badly, well, or not at all."""
@@ -38,10 +40,27 @@ class Hostile:
             self._send(name, ATTACKS[name](self, task, self.honest(task)))
         return rng.random() < 0.5
 
+    def is_silent(self):
+        """Whether it plays dead, so that a round is opened without it."""
+        if self.world.stormy(0.03):
+            self.silent_until = self.world.now + self.world.rng.uniform(15, 60)
+            self.was_silent = True
+            self.world.tell(self.node.site, "plays dead")
+        return self.world.now < self.silent_until
+
     def poll(self):
         """Now and then say something that nobody asked for."""
         if self.past and self.world.stormy(0.2):
             self._send("replay", self.world.rng.choice(self.past))
+        if self.world.hub.is_up and (self.was_silent or self.world.stormy(0.2)):
+            self.was_silent = False
+            for run in self.world.hub.coordinator._runs.values():
+                if run.round is not None:
+                    opened = run.round.opened
+                    guess = SimpleNamespace(
+                        run=run.terms.run, study=run.terms.study, number=opened.number, kind=opened.kind
+                    )
+                    self._send("uninvited", self.honest(guess))
 
     def honest(self, task):
         """What an honest site would answer, under a command of its own."""

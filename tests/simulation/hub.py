@@ -154,7 +154,10 @@ class Hub:
 
 
 def _work(coordinator, studies):
+    turns = 0
     while waiting := coordinator.combining():
+        turns += 1
+        assert turns < 20, "the hub combines the same round again and again"
         for run in waiting:
             coordinator.combine(run)
     studies.tick()

@@ -100,6 +100,9 @@ class Node:
     def _poll(self, life):
         if life != self._life:
             return
+        self.world.at(self.world.now + self.world.rng.uniform(2, 5), self._poll, life)
+        if self.hostile is not None and self.hostile.is_silent():
+            return
         try:
             task = self.wire.next_task(TaskRequest(tuple(sorted(self._busy)), 0.0))
         except WardroundError:
@@ -111,7 +114,6 @@ class Node:
             self.world.at(self._free_at[task.run], self._perform, life, task)
         if self.hostile is not None:
             self.hostile.poll()
-        self.world.at(self.world.now + self.world.rng.uniform(2, 5), self._poll, life)
 
     def _perform(self, life, task):
         if life != self._life:

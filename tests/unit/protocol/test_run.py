@@ -120,7 +120,7 @@ def test_every_round_asks_at_least_a_quorum():  # (1)
 
 def test_rounds_follow_the_agenda_in_order():  # (2)
     run, seen = collecting(), []
-    while not run.is_ended:
+    while not run.is_ended and len(seen) < 5:
         seen.append((run.round.number, run.round.opened.kind))
         for site in SITES:
             run, _ = do(run, Contributed(site, answer(run)))
