@@ -263,6 +263,13 @@ def test_after_its_end_nothing_changes_and_an_answer_is_told_that_the_round_has_
     assert runs.due(run) is None
 
 
+def test_a_run_that_was_withdrawn_in_the_middle_of_a_round_counts_no_more_answers():  # (7)
+    run, _ = do(collecting(), Withdrawn("enough"))
+    run, events = do(run, Contributed("a", answer(run)))
+    assert [(type(event), event.late) for event in events] == [(UpdateRefused, True)]
+    assert not run.round.accepted
+
+
 def test_an_answer_for_a_round_that_was_not_opened_is_an_error():
     for run in (opened(), collecting(), combining()):
         ahead = (run.round.number if run.round else 0) + 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import struct
 
 import numpy as np
@@ -132,6 +133,17 @@ def test_an_evaluation_changes_nothing():
         before.standardization,
         before.server_state,
     )
+
+
+def test_the_order_in_which_answers_arrive_does_not_matter():
+    models = set()
+    for order in itertools.permutations(SITES):
+        bench = Bench(scaling="none").start()
+        for site in order:
+            thirds = np.array([1 / 3, 1e8, -1 / 7, 1e-9], "<f4") * len(site) / np.float32(3)
+            bench.contribute(site, data=tensors.header(fakes.MANIFEST) + thirds.tobytes(), records=len(site) + 7)
+        models.add(combine(bench.state(), bench.plan, bench.blobs).model)
+    assert len(models) == 1
 
 
 def test_only_contributors_count():
