@@ -41,7 +41,7 @@ class Oracle:
         self.tasks = []
         self.people = []
         self.documents = set()
-        self.withdrawn = set()
+        self.withdrawn, self.started = set(), set()
         self.last_heard = {}
         self.boot = 0.0
 

@@ -25,16 +25,24 @@ class StudyWalk:
             return
         assert events[0]["event"] == "study-proposed"
         assert [event["event"] for event in events].count("study-proposed") == 1
-        for event in events[1:]:
-            {"site-decided": self._decided, "run-started": self._started, "study-ended": self._ended}[event["event"]](
-                event
-            )
+        take = {"site-decided": self._decided, "run-started": self._started, "study-ended": self._ended}
+        for batch in batches[1:]:
+            for event in batch["events"]:
+                take[event["event"]](event)
+            self._prompt()
         world = self.oracle.world
         assert self.outcome not in {"proposed", "running"}, f"the study is {self.outcome} after its plan expired"
         state = world.hub.studies.state(self.study)
         assert (state.phase.value, dict(state.verdicts), list(state.runs)) == (self.outcome, self.verdicts, self.runs)
         for run in self.runs:
             assert f"run:{run}" in self.oracle.journal, "a run was started and never opened"
+
+    def _prompt(self):
+        """What had to follow at once, did."""
+        if self.outcome == "proposed":
+            no = sum(verdict != "approve" for verdict in self.verdicts.values())
+            assert len(self.verdicts) < len(self.plan.participants), "all decided, and nothing follows"  # (3), (4)
+            assert len(self.plan.participants) - no >= self.plan.min_participants, "hopeless, and open"  # (4)
 
     def _decided(self, event):
         site, verdict = event["site"], event["verdict"]
@@ -54,6 +62,8 @@ class StudyWalk:
         assert event["sites"] == approved
         assert len(approved) >= self.plan.min_participants  # (3)
         assert self.outcome in {"proposed", "stopped"}
+        by_itself = self.outcome == "proposed" and len(self.verdicts) == len(self.plan.participants)
+        assert by_itself or self.study in self.oracle.started, "nobody started this"  # (3)
         assert event["at"] < self.plan.expires  # (5)
         self.runs.append(event["run"])
         assert event["run"] == f"{self.study}.{len(self.runs)}"

@@ -25,7 +25,7 @@ from wardround.protocol.study import Phase
 
 NAMES = tuple(SiteId(name) for name in ("berlin", "cadiz", "delft", "espoo", "faro", "ghent"))
 SLACK = 120.0
-BUSY = 50_000
+BUSY = 5_000
 """Actions after which a world must have ended; ordinary ones take a thousand."""
 
 
@@ -144,6 +144,9 @@ class World:
             self.at(self.now + 2, self._propose, plan, study)
 
     def _act(self, what, study):
+        if what == "start":
+            self.oracle.started.add(study)
+
         def act(hub):
             if what == "start":
                 return hub.studies.start(RESEARCHER, study)
