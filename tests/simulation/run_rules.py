@@ -318,10 +318,10 @@ class RunWalk:
         if self.phase == "collecting":
             round_ = self.round
             enough = len(round_["accepted"]) >= self.quorum
-            assert not enough or self._open_sites() - round_["absent"], (
+            assert not enough or (self._open_sites() - set(self.left)) - round_["absent"], (
                 "every site answered, and the round is open"
             )  # (7)
-            possible = len(round_["accepted"]) + len(self._open_sites())
+            possible = len(round_["accepted"]) + len(self._open_sites() - set(self.left))
             assert possible >= self.quorum, "a quorum is impossible, and the round waits"  # round (10)
         if self.phase == "gathering":
             assert self.done < len(self.agenda), "all is combined, and the run goes on"
