@@ -113,7 +113,7 @@ class Hub:
         """Whether nothing is left to happen but the expiry of what nobody decided."""
         if not self.is_up or self.world.now < self._settled_at:
             return False
-        self._settled_at = self.world.now + 1.0
+        self._settled_at = self.world.now + 4.0
         with self.world.fair_weather():
             if self.coordinator.active() or len(self.log.kept.streams("study:")) < len(self.world.plans):
                 return False

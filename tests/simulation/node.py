@@ -78,7 +78,7 @@ class Node:
             self.world.pending -= 1
             return
         if self.participant is None:
-            self.world.at(self.world.now + 3, self.decide, study, verdict)
+            self.world.at(self.world.now + 6, self.decide, study, verdict)
             return
         self.world.oracle.person(self.site, study, verdict)
         try:
@@ -88,7 +88,7 @@ class Node:
         except WardroundError as error:
             unheard = isinstance(error, (UnavailableError, StorageFullError)) or error.code == "protocol/not-found"
             if unheard and self.world.now < max(plan.expires for plan in self.world.plans):
-                self.world.at(self.world.now + 3, self.decide, study, verdict)
+                self.world.at(self.world.now + 6, self.decide, study, verdict)
             else:
                 self.world.pending -= 1
         else:
