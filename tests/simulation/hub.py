@@ -115,9 +115,9 @@ class Hub:
             return False
         self._settled_at = self.world.now + 4.0
         with self.world.fair_weather():
-            if self.coordinator.active() or len(self.log.kept.streams("study:")) < len(self.world.plans):
+            if self.coordinator.active() or len(self.log.kept.streams("study:")) < len(self.world.open_studies):
                 return False
-            return all(self.studies.state(study).phase is not Phase.RUNNING for study in self.world.studies)
+            return all(self.studies.state(study).phase is not Phase.RUNNING for study in self.world.open_studies)
 
     def _changed(self, studies, run):
         studies.run_changed(run)

@@ -17,7 +17,7 @@ from tests.simulation.node import Node
 from tests.simulation.oracle import Oracle
 from tests.simulation.weather import draw_plans, draw_weather
 
-from wardround.errors import StorageFullError, UnavailableError, WardroundError
+from wardround.errors import CodecError, StorageFullError, UnavailableError, WardroundError
 from wardround.ids import CommandId, SiteId
 from wardround.protocol import plan as plans
 from wardround.protocol.messages import Proposal
@@ -46,6 +46,7 @@ class World:
         self.hub = Hub(self)
         self.nodes = {site: Node(self, site) for site in self.sites}
         self.cut = {}
+        self.open_studies = list(self.studies)
         self.pending = 0
         self._deliveries = []
 
@@ -140,6 +141,8 @@ class World:
 
         try:
             self.call(RESEARCHER, "propose", propose)
+        except CodecError:
+            self.open_studies.remove(study)  # It expired before the hub had it.
         except WardroundError:
             self.at(self.now + 2, self._propose, plan, study)
 
