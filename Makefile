@@ -1,0 +1,53 @@
+# Wardround: `make demo` and `make test` set everything up by themselves (Python 3.11 to 3.13, and make).
+
+PYTHON ?= python3
+SEED ?= 1
+N ?= 10000
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: help demo test check fix bench docs replay simulate clean
+
+help:             ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ –/'
+
+demo: .venv/demo  ## four hospitals and a hub on this machine; make demo ARGS="--data heart"
+	$(BIN)/wardround demo $(ARGS)
+
+test: .venv/dev   ## every test: units, contracts, 2,000 simulated worlds, real processes
+	$(BIN)/python -m pytest -n $(WORKERS) -q $(ARGS)
+
+check: .venv/dev  ## lint, types and layers
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+fix: .venv/dev    ## format, and repair what can be repaired
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: .venv/dev  ## the numbers of docs/explanation/performance.md
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: .venv/dev   ## the documents as HTML in docs/_build
+	$(BIN)/python docs/generate.py && $(BIN)/sphinx-build -nW docs docs/_build
+
+replay: .venv/dev ## one simulated world again: make replay SEED=17
+	$(BIN)/python -m tests.simulation.replay --seed $(SEED)
+
+simulate: .venv/dev ## many simulated worlds: make simulate N=100000
+	$(BIN)/python -m tests.simulation.replay --count $(N)
+
+clean:            ## remove the environment and what was made
+	rm -rf .venv demo-data demo-report.html docs/_build
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/demo: .venv/python requirements/demo.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/demo.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.venv/dev: .venv/python requirements/dev.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@ .venv/demo
