@@ -312,7 +312,7 @@ async def _keep_working(state: HubState) -> None:
 
 
 def _work(state: HubState) -> float | None:
-    """Combine every closed round, and let time pass; what fails is left for the next time, and holds up nothing else."""
+    """Combine every closed round, and let time pass; what fails is left for the next time, and stops nothing else."""
     failed: set[RunId] = set()
     while waiting := [run for run in state.coordinator.combining() if run not in failed]:
         for run in waiting:

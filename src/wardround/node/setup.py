@@ -10,6 +10,7 @@ from wardround.config import NodeConfig, load, secret
 from wardround.crypto import signing
 from wardround.errors import ConfigError
 from wardround.node.agent import Agent
+from wardround.node.loading import ProcessSource
 from wardround.ports import RecordSource, Worker
 from wardround.protocol.plan import Plan
 from wardround.services.approvals import Approvals
@@ -136,12 +137,10 @@ def open_records(folder: Path, config: NodeConfig) -> RecordSource:
     Raises:
         ConfigError: There is no mapping, or it is wrong.
     """
-    from wardround.sources import mapping
-
     path = folder / config.mapping
     if not path.exists():
         raise ConfigError(f"there is no mapping in {path}; docs/reference/mapping.md shows how to write one")
-    return mapping.open_source(mapping.load(path.read_text()), path.parent, os.environ)
+    return ProcessSource(path)
 
 
 def _worker(config: NodeConfig, plan: Plan, table: StudyTable, package: bytes | None) -> Worker:

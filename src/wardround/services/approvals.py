@@ -51,14 +51,16 @@ class Approvals:
     def decide(self, study: StudyId, verdict: str, *, person: str, reason: str) -> StudyStatus:
         """Sign, keep and send what the site's people decided.
 
+        A refusal or withdrawal holds at this site from the moment it is kept, whatever the hub answers.
+
         Raises:
             PolicyError: The site's policy does not allow approving this plan.
             DigestMismatchError: The hub sent another plan than the one asked for.
             SignatureError: It is not signed by its researcher.
         """
-        signed = self._hub.plan(study)
-        plan = self._verified(study, signed)
         if verdict == "approve":
+            signed = self._hub.plan(study)
+            plan = self._verified(study, signed)
             policies.check(self._policy, plan, self._site, self._clock.now())
             self._vault.put(f"plan.{study}", messages.encode(signed))
         now = self._clock.now()

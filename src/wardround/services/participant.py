@@ -40,6 +40,9 @@ Progress = Callable[[str, Task], None]
 """Told what is being done: "loading", "fetching", "training", "sending", "done", or "declined, " and why."""
 
 
+_REFUSED = "the hub refused this site's update; its node's log has the reason. Must act: the site's IT"
+
+
 class Approved(Protocol):
     """Where the plans are that this site's people approved: `wardround.services.approvals`."""
 
@@ -95,6 +98,13 @@ class Participant:
             )
         self._progress("sending", task)
         receipt = self._hub.contribute(_named(contribution, self._site))
+        if receipt.outcome == "refused" and not contribution.declined:
+            # The same task would give the same bytes again, so the round is told not to wait for them.
+            self._progress(f"refused: {receipt.reason}", task)
+            declined = Contribution(
+                command=CommandId(""), run=task.run, number=task.number, kind=task.kind, declined=_REFUSED
+            )
+            self._hub.contribute(_named(declined, self._site))
         self._progress("done", task)
         return receipt
 

@@ -6,9 +6,10 @@ All of a module's arrays are made views of one vector, which is the body of the 
     vector := trained     parameters are views of it, so training happens in place
     vector := vector - base, piece by piece, reading the base's file again
 
-So no second copy of the model is ever held; training itself adds one gradient (a second flat vector), and
-the optimizer what it remembers. The same plan, site, round, records and base give the same bytes: one thread,
-deterministic operations, batches shuffled (and dropout drawn) from
+So no second copy of the model is ever held; training itself adds one gradient (a second flat vector, and
+one array's more while it is computed), and what the optimizer remembers. The same plan, site, round,
+records and base give the same bytes: one thread, deterministic operations, batches shuffled (and dropout
+drawn) from
 
     sha256(plan seed, site, round)
 
