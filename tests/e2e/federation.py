@@ -42,12 +42,12 @@ CONTRACT = wardround.DataContract(
 )
 
 
-def until(what: str, found: Callable[[], _T], *, seconds: float = 30.0, every: float = 0.02) -> _T:
+def until(what: str | Callable[[], str], found: Callable[[], _T], *, seconds: float = 30.0, every: float = 0.02) -> _T:
     """What `found` gives once it gives something; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:g} s in vain: {what}")
+            raise AssertionError(f"waited {seconds:g} s in vain: {what if isinstance(what, str) else what()}")
         time.sleep(every)
     return value
 
@@ -232,7 +232,7 @@ class Followed:
                 raise AssertionError(f"the run stopped while waiting for {wanted}: {self.status.reason}")
             return known
 
-        return until(f"{wanted} among {[short(event) for event in self.events]}", found, seconds=seconds)
+        return until(lambda: f"{wanted} among {[short(event) for event in self.events]}", found, seconds=seconds)
 
     def find(self, **fields: object) -> dict[str, Any] | None:
         return next((event for event in self.events if all(event.get(k) == v for k, v in fields.items())), None)

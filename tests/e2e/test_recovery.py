@@ -13,7 +13,7 @@ from wardround.node import setup as node_setup
 
 pytestmark = pytest.mark.processes
 SITES = ("angus", "banff", "clyde", "deeside")
-STEPS = 2500
+STEPS = 1200
 
 
 class World:
