@@ -1,0 +1,58 @@
+"""``python -m benchmarks [NAME …]``: measure, print a table, and write ``benchmarks/results/latest.json``."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.rounds import large_round, small_round
+from benchmarks.startup import startup
+
+_MEASURES: dict[str, Callable[[], dict[str, float]]] = {
+    "startup": startup,
+    "round-4": lambda: small_round(4),
+    "round-10": lambda: small_round(10),
+    "round-25m": lambda: large_round(25_000_000),
+    "round-100m": lambda: large_round(100_000_000),
+}
+_BOUNDS = {
+    ("startup", "help"): 0.150,
+    ("startup", "import"): 0.100,
+    ("round-4", "median"): 0.020,
+    ("round-10", "median"): 0.050,
+    ("round-25m", "ratio"): 1.5,
+    ("round-100m", "ratio"): 1.5,
+    ("round-100m", "hub_growth_bytes"): 300e6,
+    ("round-100m", "node_over_model"): 1.3,
+}
+
+
+def main(names: list[str]) -> None:
+    """Run the named measures, or all of them."""
+    path = Path("benchmarks/results/latest.json")
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for name in names or list(_MEASURES):
+        load = os.getloadavg()[0]
+        results[name] = _MEASURES[name]() | {"load_before": load, "at": time.time()}
+    results["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    table = Table("measure", "what", "value", "bound")
+    for name, values in results.items():
+        for what, value in values.items():
+            if what in {"at", "rounds"} or isinstance(value, str):
+                continue
+            bound = _BOUNDS.get((name, what))
+            held = "" if bound is None else f"{bound:g} {'held' if value <= bound else 'MISSED'}"
+            table.add_row(name, what, f"{value:.4g}", held)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
