@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -54,10 +54,19 @@ _CREATED = 201
 
 
 def tls_context(authority: bytes) -> ssl.SSLContext:
-    """TLS 1.3 and nothing older, trusting this authority's PEM certificate and no other."""
+    """TLS 1.3 and nothing older, trusting this authority's PEM certificate and no other.
+
+    Raises:
+        ConfigError: `authority` is no PEM certificate.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=authority.decode())
+    try:
+        context.load_verify_locations(cadata=authority.decode())
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(
+            "the authority's file is no PEM certificate; enrol again, or ask the hub's operator"
+        ) from None
     return context
 
 
@@ -355,10 +364,11 @@ def _connect_lazily(host: str, port: int, context: ssl.SSLContext, timeout: floa
 
 
 def _address(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname or parts.path not in {"", "/"}:
-        raise ConfigError(f"a hub's address looks like https://hub.example.org:8443, not {url!r}")
-    return parts.hostname, parts.port or 443
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme == "https" and parts.hostname and parts.path in {"", "/"}:
+            return parts.hostname, parts.port or 443
+    raise ConfigError(f"a hub's address looks like https://hub.example.org:8443, not {url!r}")
 
 
 def _problem(status: int, body: bytes) -> Problem:
