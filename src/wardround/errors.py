@@ -7,6 +7,7 @@
     ├── CryptoError                  a signature, key or digest is not what it claims
     │   ├── SignatureError           a request or document is not signed by whom it names
     │   ├── StaleRequestError        a request is too old, from the future, or was seen before
+    │   │   └── WrongChallengeError  it was signed for an earlier start of the hub
     │   └── DigestMismatchError      bytes are not the bytes that the digest names
     ├── ProtocolError
     │   ├── LocalProtocolError       we drove a machine wrongly: a bug on this side
@@ -59,6 +60,7 @@ __all__ = [
     "UnitMismatchError",
     "UnsafeQueryError",
     "WardroundError",
+    "WrongChallengeError",
     "all_errors",
     "by_code",
 ]
@@ -109,6 +111,12 @@ class StaleRequestError(CryptoError):
 
     code = "crypto/stale-request"
     who = "the sender: check the clock"
+
+
+class WrongChallengeError(StaleRequestError):
+    """A request carries the challenge of an earlier start of the hub; sign it again with the present one."""
+
+    code = "crypto/challenge"
 
 
 class DigestMismatchError(CryptoError):

@@ -17,9 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from wardround.errors import CodecError, ForbiddenError, NotFoundError, WardroundError
+from wardround.errors import CodecError, ForbiddenError, NotFoundError, WardroundError, WrongChallengeError
 from wardround.hub import blob_routes, openapi
-from wardround.hub.authentication import Caller, WrongChallengeError
+from wardround.hub.authentication import Caller
 from wardround.hub.problem import problem_of, response
 from wardround.hub.state import HubState
 from wardround.ids import RunId, SiteId, StudyId, site_id

@@ -6,19 +6,13 @@ from dataclasses import dataclass
 
 from wardround.crypto import http_signature
 from wardround.crypto.replay import ReplayGuard
-from wardround.errors import DigestMismatchError, SignatureError, StaleRequestError
+from wardround.errors import DigestMismatchError, SignatureError, WrongChallengeError
 from wardround.ids import Digest, SiteId, digest_name
 from wardround.ports import Clock
 from wardround.protocol.messages import Role
 from wardround.services.enrolment import Enrolments
 
-__all__ = ["Authentication", "Caller", "WrongChallengeError"]
-
-
-class WrongChallengeError(StaleRequestError):
-    """The request carries the challenge of an earlier start of this hub; sign it again with the present one."""
-
-    code = "crypto/challenge"
+__all__ = ["Authentication", "Caller"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from wardround import errors
-from wardround.hub.authentication import WrongChallengeError
+from wardround.errors import WrongChallengeError
 from wardround.hub.problem import problem_of, response
 from wardround.protocol.messages import Problem
 
