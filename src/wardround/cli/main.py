@@ -17,6 +17,14 @@ _GROUPS = {
     "doctor": ("wardround.cli.doctor", "Check connection, clock, certificate, disk, versions; say what to fix."),
     "simulate": ("wardround.cli.simulate", "Run a study file in this process, without a network."),
 }
+_EXTRAS = {
+    **dict.fromkeys(
+        ("alembic", "granian", "obstore", "prometheus_client", "sqlalchemy", "starlette", "structlog"), "hub"
+    ),
+    **dict.fromkeys(("psycopg", "pyarrow", "sqlglot"), "node"),
+    "torch": "torch",
+    "sklearn": "demo",
+}
 _EXIT_CODES = {ConfigError: 2, PolicyError: 3, UnavailableError: 4}
 
 
@@ -58,5 +66,13 @@ def main() -> None:
     except WardroundError as error:
         click.echo(f"wardround: {error}\n  ({error.code}; must act: {error.who})", err=True)
         sys.exit(next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRAS:
+            raise
+        extra = _EXTRAS[(error.name or "").partition(".")[0]]
+        click.echo(
+            f"wardround: this command needs more than the bare package: pip install 'wardround[{extra}]'", err=True
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

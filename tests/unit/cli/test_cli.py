@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from wardround.cli import output
-from wardround.cli.main import wardround
+from wardround.cli.main import main, wardround
 from wardround.errors import ConfigError
 
 HEAVY = ("torch", "duckdb", "starlette", "sqlalchemy", "numpy", "pyarrow", "granian", "cryptography", "structlog")
@@ -132,3 +132,14 @@ def test_errors_name_the_setting_and_not_its_value() -> None:
     with pytest.raises(ConfigError, match="state_key") as caught:
         load(text, NodeConfig, {}, "WARDROUND_NODE_")
     assert "s3cret-value" not in str(caught.value)
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["wardround", "demo"])
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setattr("wardround.cli.demo._fresh", lambda folder: folder)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "pip install 'wardround[demo]'" in capsys.readouterr().err
