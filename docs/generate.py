@@ -63,15 +63,19 @@ def _settings() -> Iterator[str]:
         yield ""
 
 
-def _commands(command: click.Command, path: list[str]) -> Iterator[str]:
+def _commands(command: click.Command, path: list[str], parent: click.Context | None = None) -> Iterator[str]:
+    # With the parent's context, as the command itself has it: click keeps the help option that it makes first.
     name = " ".join(["wardround", *path])
-    context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100)
+    widths = {"terminal_width": 100, "max_content_width": 100}
+    context = click.Context(
+        command, parent=parent, info_name=(path or [name])[-1], **widths, **command.context_settings
+    )
     yield f"## `{name}`\n\n```\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
             found = command.get_command(context, child)
             if found is not None:
-                yield from _commands(found, [*path, child])
+                yield from _commands(found, [*path, child], context)
 
 
 def _messages() -> Iterator[str]:
