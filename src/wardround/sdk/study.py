@@ -15,7 +15,7 @@ import numpy as np
 from wardround.clinical import contract as data_contract
 from wardround.clinical.contract import DataContract
 from wardround.codec import canonical, tensors
-from wardround.errors import ConfigError
+from wardround.errors import CodecError, ConfigError
 from wardround.ids import SiteId, StudyId
 from wardround.protocol import plan as plans
 from wardround.protocol.plan import BlobRef, BuiltinModel, CodePackage, Limits, Plan, Training
@@ -90,7 +90,7 @@ def declare(
         CodecError: The plan could not be followed; says which field.
     """
     chosen, package, initial, manifest = _model(model, factory, data, seed)
-    plan = Plan(
+    made = Plan(
         title=title,
         purpose=purpose,
         legal_basis=legal_basis,
@@ -106,6 +106,11 @@ def declare(
         expires=expires,
         seed=seed,
     )
+    try:
+        # Structs do not look at what they are made of: here whole numbers become floats, and other types are refused.
+        plan = msgspec.convert(msgspec.to_builtins(made), Plan)
+    except msgspec.ValidationError as error:
+        raise CodecError(f"the plan has a value of the wrong type: {error}") from None
     plans.check(plan)
     return Study(plan, initial, package)
 
