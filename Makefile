@@ -17,8 +17,9 @@ demo: .venv/demo  ## four hospitals and a hub on this machine; make demo ARGS="-
 test: .venv/dev   ## every test: units, contracts, 2,000 simulated worlds, real processes
 	$(BIN)/python -m pytest -n $(WORKERS) -q $(ARGS)
 
-check: .venv/dev  ## lint, types and layers
+check: .venv/dev  ## lint, types and layers, then every test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/python -m pytest -n $(WORKERS) -q $(ARGS)
 
 fix: .venv/dev    ## format, and repair what can be repaired
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
