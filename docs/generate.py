@@ -1,5 +1,7 @@
 """Write the reference pages from the code: ``python docs/generate.py``; with ``--check``, only compare."""
 
+import ast
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +10,19 @@ from typing import Any
 import click
 import msgspec
 
-from wardround import config, errors
+from wardround import config, errors, ports
 from wardround.cli.main import wardround
 from wardround.cli.output import FIELDS
-from wardround.protocol import messages, policy
+from wardround.clinical import contract
+from wardround.protocol import messages, plan, policy
 from wardround.protocol import round as rounds
+from wardround.protocol import run as runs
+from wardround.protocol import study as studies
 
 __all__ = ["pages"]
 
 FOLDER = Path(__file__).parent
+_FOLLOWS = {"format", "researcher", "manifest", "initial", "data", "model", "training"}
 
 
 def pages() -> dict[str, str]:
@@ -25,12 +31,16 @@ def pages() -> dict[str, str]:
         "reference/errors.md": _page("Errors", "Stable codes; over HTTP they are RFC 9457 problem types.", _errors()),
         "reference/settings.md": _page("Settings", "Unknown keys are errors; secrets are references.", _settings()),
         "reference/cli.md": _page("Commands", "Everything prints JSON with `--json`.", _commands(wardround, [])),
+        "reference/study-file.md": _page(
+            "The study file", "TOML, and the fields of `wardround.declare`; unknown keys are errors.", _study_file()
+        ),
         "reference/messages.md": _page("Messages", "MessagePack maps with exactly these fields.", _messages()),
+        "reference/ports.md": _page("Ports", "Every seam between Wardround and the outside.", _ports()),
         "reference/log-fields.md": _page(
             "Log fields", "A log line carries these and nothing else.", (f"- `{name}`" for name in sorted(FIELDS))
         ),
         "explanation/state-machines.md": _page(
-            "The round machine", "Drawn from `protocol.round.TRANSITIONS`.", _transitions()
+            "State machines", "The diagram is drawn from `protocol.round.TRANSITIONS`.", _machines()
         ),
     }
 
@@ -42,7 +52,7 @@ def _page(title: str, words: str, lines: Iterator[str]) -> str:
 def _errors() -> Iterator[str]:
     for error in errors.all_errors():
         words = " ".join((error.__doc__ or "").split())
-        yield f"## {error.code}\n\n`{error.__name__}`: {words}\nMust act: {error.who}.\n"
+        yield f'<a id="{error.code}"></a>\n\n## {error.code}\n\n`{error.__name__}`: {words}\nMust act: {error.who}.\n'
 
 
 def _settings() -> Iterator[str]:
@@ -78,12 +88,58 @@ def _commands(command: click.Command, path: list[str], parent: click.Context | N
                 yield from _commands(found, [*path, child], context)
 
 
+def _study_file() -> Iterator[str]:
+    for kind, table in (
+        (plan.Plan, ""),
+        (contract.DataContract, "[data]"),
+        (contract.Column, "[[data.columns]]"),
+        (contract.Label, "[data.label]"),
+        (plan.BuiltinModel, "[model]"),
+        (plan.Training, "[training]"),
+        (plan.Optimizer, "[training.optimizer]"),
+        (plan.ServerRule, "[training.server]"),
+        (plan.Limits, "[limits]"),
+    ):
+        words = "\n\n".join(" ".join(part.split()) for part in (kind.__doc__ or "").split("\n\n"))
+        yield f"## {f'`{table}`' if table else 'At the top'}\n\n{words}\n"
+        yield "| key | default |\n|---|---|"
+        for field in msgspec.structs.fields(kind):
+            if (kind is plan.Plan and field.name in _FOLLOWS) or isinstance(field.default, msgspec.Struct):
+                continue  # it follows from the rest, or has a section of its own
+            shown = "required" if field.default is msgspec.NODEFAULT else repr(field.default)
+            yield f"| `{field.name}` | `{shown}` |"
+        yield ""
+
+
 def _messages() -> Iterator[str]:
     for name in messages.__all__:
         kind: Any = getattr(messages, name)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             yield f"## {name}\n\n{' '.join((kind.__doc__ or '').split())}\n"
             yield "".join(f"- `{field.name}`\n" for field in msgspec.structs.fields(kind))
+
+
+def _ports() -> Iterator[str]:
+    found = {node.name: node for node in ast.parse(inspect.getsource(ports)).body if isinstance(node, ast.ClassDef)}
+    for name in ports.__all__:
+        yield f"## {name}\n\n{ast.get_docstring(found[name])}\n"
+        for item in found[name].body:
+            if isinstance(item, ast.FunctionDef):
+                returned = f" -> {ast.unparse(item.returns)}" if item.returns else ""
+                first = (ast.get_docstring(item) or "").partition("\n")[0]
+                arguments = ast.unparse(item.args).removeprefix("self").removeprefix(", ")
+                yield f"- `{item.name}({arguments}){returned}`: {first}"
+            elif isinstance(item, ast.AnnAssign):
+                yield f"- `{ast.unparse(item)}`"
+        yield ""
+
+
+def _machines() -> Iterator[str]:
+    yield "## A round\n"
+    yield from _transitions()
+    for title, module in (("", rounds), ("## A run\n", runs), ("## A study\n", studies)):
+        # The text at the top of each machine, with its numbered rules, as it stands in the source.
+        yield f"\n{title}\n```text\n{inspect.getdoc(module)}\n```"
 
 
 def _transitions() -> Iterator[str]:
