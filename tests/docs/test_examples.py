@@ -71,3 +71,9 @@ def test_whole_numbers_are_taken_where_a_plan_has_fractions():
     )
     assert isinstance(study.plan.data.columns[0].minimum, float)
     assert isinstance(study.plan.training.optimizer.learning_rate, float)
+
+
+def test_a_researchers_folder_may_be_named_by_a_string_as_the_packages_help_shows():
+    assert 'wardround.connect("researcher")' in wardround.__doc__
+    with pytest.raises(wardround.WardroundError, match="there is no researcher in nowhere"):
+        wardround.connect("nowhere")

@@ -147,12 +147,13 @@ def enrol(folder: Path, line: str) -> ResearcherConfig:
     return connect(folder).config
 
 
-def connect(folder: Path) -> Researcher:
+def connect(folder: Path | str) -> Researcher:
     """Open a researcher's folder.
 
     Raises:
         ConfigError: There is no researcher here, or a setting or key is wrong.
     """
+    folder = Path(folder)
     path = folder / "researcher.toml"
     if not path.exists():
         raise ConfigError(
