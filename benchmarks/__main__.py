@@ -18,6 +18,7 @@ _MEASURES: dict[str, Callable[[], dict[str, float]]] = {
     "startup": startup,
     "round-4": lambda: small_round(4),
     "round-10": lambda: small_round(10),
+    "secure-round-10": lambda: small_round(10, secure=True),
     "round-25m": lambda: large_round(25_000_000),
     "round-100m": lambda: large_round(100_000_000),
 }
@@ -26,6 +27,7 @@ _BOUNDS = {
     ("startup", "import"): 0.100,
     ("round-4", "median"): 0.020,
     ("round-10", "median"): 0.050,
+    ("secure-round-10", "median"): 0.150,
     ("round-25m", "ratio"): 1.5,
     ("round-100m", "ratio"): 1.5,
     ("round-100m", "hub_growth_bytes"): 300e6,

@@ -16,25 +16,28 @@ import numpy as np
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.codec import canonical, tensors
 from wardround.codec.tensors import TensorSpec
+from wardround.crypto import signing
 from wardround.hub import setup as hub
-from wardround.ids import SiteId
+from wardround.ids import Digest, SiteId
 from wardround.node import setup as node
 from wardround.protocol import plan as plans
 from wardround.protocol.messages import RunStatus
-from wardround.protocol.plan import BlobRef, BuiltinModel, Limits, Plan, Training
+from wardround.protocol.plan import BlobRef, BuiltinModel, Limits, Plan, SecureAggregation, Training
 from wardround.sdk import client
 from wardround.sdk.study import Study
+from wardround.secagg import roster as rosters
+from wardround.secagg.roster import Roster, RosterMember, SignedRoster
 
 __all__ = ["Federation", "federation", "peak_bytes", "resident_bytes", "study"]
 
 
 class Federation:
-    """A running hub with nodes and a researcher."""
+    """A running hub with nodes and a researcher; `roster` names the nodes' keys."""
 
     def __init__(
-        self, place: Path, processes: dict[str, subprocess.Popen[bytes]], researcher: client.Researcher
+        self, place: Path, processes: dict[str, subprocess.Popen[bytes]], researcher: client.Researcher, roster: Digest
     ) -> None:
-        self.place, self.processes, self.researcher = place, processes, researcher
+        self.place, self.processes, self.researcher, self.roster = place, processes, researcher, roster
 
     def complete(self, declared: Study) -> RunStatus:
         """Submit, approve at every node, and wait for the end; the status holds every event."""
@@ -62,13 +65,29 @@ def federation(nodes: int) -> Iterator[Federation]:
         }
         url = hub.load_config(place / "hub").url
         _wait_for(url)
+        officer = signing.generate()
+        cards = tuple(_enrolled(place, name, officer) for name in names(nodes))
         for name in names(nodes):
-            node.enrol(place / name, hub.invite(place / "hub", SiteId(name), "site", 600.0))
-            (place / name / "records.csv").write_text("x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
             command = ["benchmarks.node_process", str(place / name)]
             processes[name] = stack.enter_context(_process(command, place / f"{name}.log"))
         client.enrol(place / "ada", hub.invite(place / "hub", SiteId("ada"), "researcher", 600.0))
-        yield Federation(place, processes, client.connect(place / "ada"))
+        researcher = client.connect(place / "ada")
+        roster = SignedRoster(canonical.encode(Roster(consortium="benchmark", number=1, members=cards)))
+        if nodes > 1:
+            researcher.hub.publish_roster(rosters.endorse(roster, officer))
+        yield Federation(place, processes, researcher, rosters.roster_digest(roster))
+
+
+def _enrolled(place: Path, name: str, officer: signing.PrivateKey) -> RosterMember:
+    """Enrol a node that trusts this officer, with a few records; its public keys."""
+    node.enrol(place / name, hub.invite(place / "hub", SiteId(name), "site", 600.0))
+    (place / name / "records.csv").write_text("x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
+    settings = place / name / "node.toml"
+    key = signing.public_bytes(officer.public_key()).hex()
+    settings.write_text(settings.read_text().replace("officers = []", f'officers = ["{key}"]'))
+    opened = node.open_node(place / name)
+    opened.vault.close()
+    return opened.membership.card
 
 
 def names(nodes: int) -> list[str]:
@@ -76,7 +95,15 @@ def names(nodes: int) -> list[str]:
     return [f"site-{index:02d}" for index in range(nodes)]
 
 
-def study(parameters: int, nodes: int, rounds: int, seed: int = 0) -> Study:
+def study(
+    parameters: int,
+    nodes: int,
+    rounds: int,
+    *,
+    seed: int = 0,
+    minimum: int = 0,
+    secure: SecureAggregation | None = None,
+) -> Study:
     """A study with random weights and no real learning."""
     manifest = (TensorSpec("w", (parameters,)),)
     weights = np.random.default_rng(seed).standard_normal(parameters, np.float32)
@@ -87,13 +114,14 @@ def study(parameters: int, nodes: int, rounds: int, seed: int = 0) -> Study:
         legal_basis="none",
         researcher=SiteId("ada"),
         participants=tuple(SiteId(name) for name in names(nodes)),
-        min_participants=nodes,
+        min_participants=minimum or nodes,
         data=DataContract(columns=(Column(name="x"),), label=Label(name="y"), scaling="none"),
         model=BuiltinModel(name="logistic"),
         manifest=manifest,
         initial=BlobRef(canonical.digest(initial), len(initial)),
         training=Training(rounds=rounds),
         limits=Limits(absence_seconds=60.0),
+        secure=secure,
         expires=int(time.time()) + 86400,
         seed=seed,
     )

@@ -107,7 +107,7 @@ def _serve(folder: Path, port: int) -> None:
 
 
 def _client(folder, port, size, index, passes, barrier, done):  # type: ignore[no-untyped-def]
-    from wardround.transport.http import tls_context
+    from wardround.transport.connection import tls_context
 
     context = tls_context((folder / "authority.crt").read_bytes())
     connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, blocksize=_PIECE)

@@ -5,16 +5,18 @@ from statistics import median
 
 from benchmarks.federation import children, federation, peak_bytes, resident_bytes, study
 from benchmarks.floor import measure
+from wardround.protocol.plan import SecureAggregation
 
 __all__ = ["large_round", "small_round"]
 
 _WARM = 3
 
 
-def small_round(nodes: int, *, parameters: int = 10_000, rounds: int = 40) -> dict[str, float]:
+def small_round(nodes: int, *, parameters: int = 10_000, rounds: int = 40, secure: bool = False) -> dict[str, float]:
     """Seconds per round: median, and the middle half."""
     with federation(nodes) as running:
-        status = running.complete(study(parameters, nodes, rounds))
+        terms = SecureAggregation(roster=running.roster) if secure else None
+        status = running.complete(study(parameters, nodes, rounds, secure=terms))
     opened = [float(event["at"]) for event in status.events if event["event"] == "round-opened"]  # type: ignore[arg-type]
     spans = sorted(later - earlier for earlier, later in list(pairwise(opened))[_WARM:-1])
     return {

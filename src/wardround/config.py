@@ -36,13 +36,20 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A hospital's node: whom it belongs to, which hub it dials, where its records are, and its policy."""
+    """A hospital's node: whom it belongs to, which hub it dials, where its records are, and its policy.
+
+    `officers` are the public keys (hexadecimal) of those whose signatures make a roster, `officer_quorum`
+    how many of them must have signed.
+    """
 
     name: SiteId
     hub: str
     authority: str = "authority.crt"
     certificate: str = "node.crt"
     key: str = "file:keys/node.key"
+    agreement_key: str = "file:keys/agreement.key"
+    officers: tuple[str, ...] = ()
+    officer_quorum: int = 1
     state: str = "state"
     state_key: str = "file:keys/state.key"
     mapping: str = "mapping.toml"

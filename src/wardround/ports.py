@@ -14,20 +14,23 @@ from wardround.clinical.contract import DataContract
 from wardround.clinical.table import StudyTable
 from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId
 from wardround.protocol.messages import (
+    Assignment,
+    CohortAnswer,
     Contribution,
     Decision,
     Evaluation,
     Identity,
     Kind,
+    PairAnswer,
     Proposal,
     Receipt,
     Role,
     RunStatus,
     StudyStatus,
-    Task,
     TaskRequest,
 )
 from wardround.protocol.plan import BlobRef, SignedPlan
+from wardround.secagg.roster import SignedRoster
 
 __all__ = [
     "Blobs",
@@ -282,6 +285,20 @@ class Files(Protocol):
         """A small open file's bytes."""
         ...
 
+    def chunks(self, descriptor: int, start: int, stop: int, size: int) -> Iterator[memoryview]:
+        """An open file's bytes ``[start, stop)`` in pieces of `size`; each is valid until the next is asked for."""
+        ...
+
+    def keep(self, scope: str, pieces: Iterable[memoryview]) -> tuple[int, BlobRef]:
+        """Write pieces one after another into the one private file of `scope`: its open descriptor, and its content.
+
+        What was in the file before is lost. `keep_only` of this scope with no digests forgets it.
+
+        Raises:
+            StorageFullError: The disk is full.
+        """
+        ...
+
 
 class RecordSource(Protocol):
     """A hospital's records, read-only."""
@@ -341,12 +358,24 @@ class HubClient(Protocol):
     Every method may raise `UnavailableError` (no answer) and whatever error the hub answered with.
     """
 
-    def next_task(self, request: TaskRequest) -> Task | None:
-        """Wait for a task; None when there was none in time."""
+    def next_task(self, request: TaskRequest) -> Assignment | None:
+        """Wait for something to do; None when there was none in time."""
         ...
 
     def contribute(self, contribution: Contribution) -> Receipt:
         """Hand in the answer to a task."""
+        ...
+
+    def answer(self, answer: CohortAnswer) -> Receipt:
+        """Hand in the answer to a step of a secure aggregation."""
+        ...
+
+    def pair(self, answer: PairAnswer) -> Receipt:
+        """Hand in this site's part in setting up pair keys."""
+        ...
+
+    def roster(self, digest: Digest) -> SignedRoster:
+        """A signed roster, unverified."""
         ...
 
     def plan(self, study: StudyId) -> SignedPlan:

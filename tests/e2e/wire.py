@@ -12,7 +12,7 @@ import msgspec
 
 from wardround.crypto import http_signature, signing
 from wardround.protocol.messages import Problem
-from wardround.transport.http import tls_context
+from wardround.transport.connection import tls_context
 
 EMPTY = hashlib.sha256(b"").digest()
 

@@ -13,6 +13,7 @@ from wardround.protocol import plan as plans
 from wardround.protocol.messages import Contribution, Decision, Evaluation, Proposal, TaskRequest
 from wardround.protocol.plan import BlobRef, statistics_manifest
 from wardround.services.coordinator import Coordinator
+from wardround.services.rosters import Rosters
 from wardround.services.studies import Studies
 
 SITES = ("berlin", "cadiz", "delft")
@@ -47,7 +48,12 @@ class Bench:
             coordinator=lambda: self.coordinator,
         )
         self.coordinator = Coordinator(
-            self.log, self.blobs, self, plan_of=self.studies.plan_of, changed=self._run_changed
+            self.log,
+            self.blobs,
+            self,
+            plan_of=self.studies.plan_of,
+            rosters=Rosters(self.log),
+            changed=self._run_changed,
         )
         return self
 

@@ -7,6 +7,7 @@ from wardround.errors import UnavailableError, WardroundError
 from wardround.protocol.run import Phase as RunPhase
 from wardround.protocol.study import Phase
 from wardround.services.coordinator import Coordinator
+from wardround.services.rosters import Rosters
 from wardround.services.studies import Studies
 
 _FAULTS = ("conflict", "full", "unavailable", "answer lost", "killed", "killed after")
@@ -53,7 +54,12 @@ class Hub:
             coordinator=lambda: coordinator,
         )
         coordinator = Coordinator(
-            self.log, self.blobs, self, plan_of=studies.plan_of, changed=lambda run: self._changed(studies, run)
+            self.log,
+            self.blobs,
+            self,
+            plan_of=studies.plan_of,
+            rosters=Rosters(self.log),
+            changed=lambda run: self._changed(studies, run),
         )
         self.coordinator, self.studies = coordinator, studies
         self.world.oracle.booted()

@@ -108,7 +108,7 @@ class Node:
         except WardroundError:
             task = None
         if task is not None:
-            self._busy.add((task.run, task.number))
+            self._busy.add(task.run)
             start = max(self.world.now, self._free_at.get(task.run, 0.0))
             self._free_at[task.run] = start + self.world.rng.choice([0.2, 2.0, 8.0]) * (0.5 + self.world.rng.random())
             self.world.at(self._free_at[task.run], self._perform, life, task)
@@ -126,7 +126,7 @@ class Node:
             return
         except WardroundError as error:
             self.world.tell(self.site, "task failed", error)
-        self._busy.discard((task.run, task.number))
+        self._busy.discard(task.run)
 
 
 class Wire:

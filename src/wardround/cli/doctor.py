@@ -101,10 +101,10 @@ def _certificate(path: Path, authority: Path) -> Iterator[Finding]:
 
 def _connection(url: str, authority: bytes) -> Iterator[Finding]:
     from wardround.errors import WardroundError
-    from wardround.transport import http
+    from wardround.transport import connection
 
     try:
-        offset, took = http.clock_offset(url, authority)
+        offset, took = connection.clock_offset(url, authority)
     except WardroundError as error:
         yield Finding("connection", False, str(error), f"check that this machine may open {url} and that the hub runs")
         return

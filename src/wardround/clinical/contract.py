@@ -13,11 +13,29 @@ import msgspec
 
 from wardround.errors import CodecError
 
-__all__ = ["Column", "DataContract", "Label", "check", "feature_names", "label_columns", "numeric_features", "width"]
+__all__ = [
+    "METRICS",
+    "Column",
+    "DataContract",
+    "Label",
+    "check",
+    "feature_names",
+    "label_columns",
+    "numeric_features",
+    "width",
+]
 
 Kind = Literal["number", "boolean", "category"]
 Missing = Literal["refuse", "drop", "mean"]
 Outcome = Literal["binary", "multiclass", "number", "survival"]
+
+METRICS: dict[Outcome, tuple[str, ...]] = {
+    "binary": ("accuracy", "auc", "brier", "calibration_intercept", "calibration_slope", "log_loss"),
+    "multiclass": ("accuracy", "log_loss"),
+    "number": ("mae", "r2", "rmse"),
+    "survival": ("c_index",),
+}
+"""Names of the metrics of an evaluation, sorted; `wardround.training.metrics` computes them."""
 
 
 class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

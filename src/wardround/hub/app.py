@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from wardround.errors import CodecError, ForbiddenError, NotFoundError, WardroundError, WrongChallengeError
-from wardround.hub import blob_routes, openapi
+from wardround.hub import blob_routes, key_routes, openapi, waiting
 from wardround.hub.authentication import Caller
-from wardround.hub.problem import problem_of, response
+from wardround.hub.problem import packed, problem_of, response
 from wardround.hub.state import HubState
 from wardround.ids import RunId, SiteId, StudyId, site_id
 from wardround.protocol import messages
@@ -70,6 +70,13 @@ def create_app(make_state: Callable[[asyncio.AbstractEventLoop], HubState]) -> S
             Route("/v1/enrolments", _enrol, methods=["POST"]),
             Route("/v1/tasks", _signed(_task), methods=["POST"]),
             Route("/v1/contributions", _signed(_contribute), methods=["POST"]),
+            Route("/v1/cohorts", _signed(key_routes.answer), methods=["POST"]),
+            Route("/v1/pairs", _signed(key_routes.pair), methods=["POST"]),
+            Route("/v1/cards", _signed(key_routes.cards), methods=["GET"]),
+            Route("/v1/cards", _signed(key_routes.put_card), methods=["POST"]),
+            Route("/v1/rosters", _signed(key_routes.publish), methods=["POST"]),
+            Route("/v1/rosters/{digest}", _signed(key_routes.roster), methods=["GET"]),
+            Route("/v1/runs/{run}/cohorts/{number}/{cohort}", _signed(key_routes.evidence), methods=["GET"]),
             Route("/v1/studies", _signed(_studies), methods=["GET"]),
             Route("/v1/studies", _signed(_propose), methods=["POST"]),
             Route("/v1/studies/{study}/plan", _signed(_plan), methods=["GET"]),
@@ -160,14 +167,10 @@ def _target(request: Request) -> str:
     return f"{request.url.path}?{query}" if query else request.url.path
 
 
-def _packed(message: object) -> Response:
-    return Response(msgspec.msgpack.encode(message), media_type="application/msgpack")
-
-
 async def _enrol(request: Request) -> Response:
     async def handle(request: Request, state: HubState) -> Response:
         enrolment = messages.decode(await _bounded_body(request), Enrolment)
-        return _packed(await state.threads(state.enrolments.enrol, enrolment))
+        return packed(await state.threads(state.enrolments.enrol, enrolment))
 
     return await _answering(handle)(request)
 
@@ -200,35 +203,27 @@ async def _openapi(_: Request) -> Response:
 
 
 async def _task(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
-    """Hold the request until there is a task for this site, or its time is up."""
+    """Hold the request until there is something to do for this site, or its time is up."""
     state.enrolments.require(caller.role, "site")
     asked = messages.decode(body, TaskRequest)
-    until = time.monotonic() + min(max(asked.wait_seconds, 0.0), MAX_HOLD_SECONDS)
-    with state.bell.listen(caller.name) as place:
-        while True:
-            task = await state.threads(state.coordinator.next_task, caller.name, asked)
-            left = until - time.monotonic()
-            if task is not None or left <= 0:
-                return _packed(task) if task is not None else Response(status_code=204)
-            # Wakes now and then without a ring too, so that a site that waits counts as present.
-            await place.rung(min(left, _IDLE_SECONDS))
-            if state.bell.is_closing:
-                return Response(status_code=204)
+    found = await waiting.for_assignment(state, caller.name, asked, min(max(asked.wait_seconds, 0.0), MAX_HOLD_SECONDS))
+    return packed(found) if found is not None else Response(status_code=204)
 
 
 async def _contribute(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     state.enrolments.require(caller.role, "site")
     contribution = messages.decode(body, Contribution)
-    return _packed(await state.threads(state.coordinator.contribute, caller.name, contribution))
+    receipt = await state.threads(state.coordinator.contribute, caller.name, contribution)
+    return packed(await waiting.with_next(state, caller.name, contribution.run, receipt))
 
 
 async def _studies(_: Request, state: HubState, caller: Caller, __: bytes) -> Response:
-    return _packed(await state.threads(state.studies.concerning, caller.name))
+    return packed(await state.threads(state.studies.concerning, caller.name))
 
 
 async def _propose(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     state.enrolments.require(caller.role, "researcher")
-    return _packed(await state.threads(state.studies.propose, caller.name, messages.decode(body, Proposal)))
+    return packed(await state.threads(state.studies.propose, caller.name, messages.decode(body, Proposal)))
 
 
 async def _plan(request: Request, state: HubState, caller: Caller, _: bytes) -> Response:
@@ -236,7 +231,7 @@ async def _plan(request: Request, state: HubState, caller: Caller, _: bytes) -> 
     plan = await state.threads(state.studies.plan_of, study)
     if caller.name not in (*plan.participants, plan.researcher):
         raise ForbiddenError(f"the study does not name {caller.name}")
-    return _packed(await state.threads(state.studies.signed_plan, study))
+    return packed(await state.threads(state.studies.signed_plan, study))
 
 
 async def _decide(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
@@ -244,16 +239,16 @@ async def _decide(request: Request, state: HubState, caller: Caller, body: bytes
     decision = messages.decode(body, Decision)
     if decision.study != request.path_params["study"]:
         raise CodecError("the decision is about another study than the address")
-    return _packed(await state.threads(state.studies.decide, caller.name, decision))
+    return packed(await state.threads(state.studies.decide, caller.name, decision))
 
 
 async def _act(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     state.enrolments.require(caller.role, "researcher")
     study, asked = StudyId(request.path_params["study"]), messages.decode(body, Action)
     if asked.action == "start":
-        return _packed(await state.threads(state.studies.start, caller.name, study))
+        return packed(await state.threads(state.studies.start, caller.name, study))
     outcome = Phase.RELEASED if asked.action == "release" else Phase.WITHDRAWN
-    return _packed(await state.threads(state.studies.finish, caller.name, study, outcome, asked.reason))
+    return packed(await state.threads(state.studies.finish, caller.name, study, outcome, asked.reason))
 
 
 async def _run(request: Request, state: HubState, caller: Caller, _: bytes) -> Response:
@@ -270,15 +265,15 @@ async def _run(request: Request, state: HubState, caller: Caller, _: bytes) -> R
             status = await state.threads(state.coordinator.status, run, after=int(after))
             left = until - time.monotonic()
             if status.events or left <= 0:
-                return _packed(status)
+                return packed(status)
             await place.rung(left)
             if state.bell.is_closing:
-                return _packed(status)
+                return packed(status)
 
 
 async def _identity(request: Request, state: HubState, _: Caller, __: bytes) -> Response:
     name: SiteId = site_id(request.path_params["name"])
-    return _packed(await state.threads(state.enrolments.identity, name))
+    return packed(await state.threads(state.enrolments.identity, name))
 
 
 async def _blob(request: Request, state: HubState, caller: Caller, _: bytes) -> Response:

@@ -6,27 +6,38 @@ import msgspec
 
 from wardround.protocol.messages import (
     WIRE_VERSION,
+    Assignment,
+    CohortAnswer,
     Contribution,
     Decision,
     Enrolled,
     Enrolment,
     Identity,
+    PairAnswer,
     Problem,
     Proposal,
     Receipt,
     RunStatus,
     StudyStatus,
-    Task,
     TaskRequest,
 )
 from wardround.protocol.plan import SignedPlan
+from wardround.secagg.opening import Evidence
+from wardround.secagg.roster import RosterMember, SignedRoster
 
 __all__ = ["OPERATIONS", "document"]
 
-OPERATIONS: tuple[tuple[str, str, str, type | None, type | None], ...] = (
+OPERATIONS: tuple[tuple[str, str, str, Any, Any], ...] = (
     ("post", "/v1/enrolments", "Use an invite: have a certificate request signed.", Enrolment, Enrolled),
-    ("post", "/v1/tasks", "Wait for a task (held; 204 when there was none in time).", TaskRequest, Task),
+    ("post", "/v1/tasks", "Wait for a task (held; 204 when there was none in time).", TaskRequest, Assignment),
     ("post", "/v1/contributions", "Answer a task.", Contribution, Receipt),
+    ("post", "/v1/cohorts", "Answer a step of a secure aggregation.", CohortAnswer, Receipt),
+    ("post", "/v1/pairs", "Offer and accept keys between sites.", PairAnswer, Receipt),
+    ("get", "/v1/cards", "Every site's public keys.", None, list[RosterMember]),
+    ("post", "/v1/cards", "Hand in this site's public keys.", RosterMember, None),
+    ("post", "/v1/rosters", "Publish a roster with its officers' signatures.", SignedRoster, None),
+    ("get", "/v1/rosters/{digest}", "A signed roster.", None, SignedRoster),
+    ("get", "/v1/runs/{run}/cohorts/{number}/{cohort}", "A cohort's signed transcript.", None, Evidence),
     ("get", "/v1/studies", "Studies that name the caller.", None, list[StudyStatus]),
     ("post", "/v1/studies", "Propose a study by its signed plan.", Proposal, StudyStatus),
     ("get", "/v1/studies/{study}/plan", "A study's signed plan.", None, SignedPlan),

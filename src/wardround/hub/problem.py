@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: the one place that knows HTTP status codes."""
+"""Answers: messages, and errors as RFC 9457 problem details; the one place that knows HTTP status codes."""
 
 import msgspec
 from starlette.responses import Response
@@ -6,7 +6,7 @@ from starlette.responses import Response
 from wardround import errors
 from wardround.protocol.messages import Problem
 
-__all__ = ["problem_of", "response"]
+__all__ = ["packed", "problem_of", "response"]
 
 _STATUS: dict[type[errors.WardroundError], int] = {
     errors.StorageFullError: 507,
@@ -37,3 +37,8 @@ def problem_of(error: errors.WardroundError, *, now: float, challenge: str = "")
 def response(problem: Problem) -> Response:
     """An ``application/problem+json`` answer."""
     return Response(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")
+
+
+def packed(message: object) -> Response:
+    """A message as MessagePack."""
+    return Response(msgspec.msgpack.encode(message), media_type="application/msgpack")

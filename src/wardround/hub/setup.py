@@ -18,9 +18,10 @@ from wardround.hub.state import HubState
 from wardround.ids import SiteId
 from wardround.protocol.invite import Invite, format_invite
 from wardround.protocol.messages import Role
-from wardround.protocol.run import Phase, Run, task_for
+from wardround.protocol.run import Phase, Run
 from wardround.services.coordinator import Coordinator
 from wardround.services.enrolment import Enrolments
+from wardround.services.rosters import Rosters
 from wardround.services.studies import Studies
 from wardround.storage.blobs import FolderBlobs
 from wardround.storage.database import Database, open_database
@@ -148,15 +149,16 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
     database = _database(folder, config)
     blobs = FolderBlobs(folder / config.blobs)
     enrolments = _enrolments(folder, config, database)
-    offered: dict[str, int] = {}
+    rosters = Rosters(database.event_log)
+    offered: dict[str, str] = {}
 
     def run_changed(run: Run) -> None:
         studies.run_changed(run)
         names: list[str] = [run.terms.run]
-        number = run.round.number if run.round else 0
-        if run.phase is Phase.COLLECTING and offered.get(run.terms.run) != number:
-            offered[run.terms.run] = number
-            names += [site for site in run.sites if task_for(run, site) is not None]
+        step = coordinator.step(run)
+        if run.is_ended or offered.get(run.terms.run) != step:
+            offered[run.terms.run] = step
+            names += sorted(run.sites)
         if run.phase in {Phase.COMBINING, Phase.GATHERING}:
             names.append("work")
         bell.ring(names)
@@ -169,7 +171,9 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         coordinator=lambda: coordinator,
         changed=lambda: bell.ring(["work"]),
     )
-    coordinator = Coordinator(database.event_log, blobs, clock, plan_of=studies.plan_of, changed=run_changed)
+    coordinator = Coordinator(
+        database.event_log, blobs, clock, plan_of=studies.plan_of, rosters=rosters, changed=run_changed
+    )
     challenge = secrets.token_urlsafe(12)
     window = config.request_window_seconds
     return HubState(
@@ -181,6 +185,7 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         authentication=Authentication(enrolments, clock, challenge=challenge, window_seconds=window),
         coordinator=coordinator,
         studies=studies,
+        rosters=rosters,
         bell=bell,
         executor=ThreadPoolExecutor(max_workers=4, thread_name_prefix="hub"),
     )

@@ -15,6 +15,7 @@ from wardround.hub.bell import Bell
 from wardround.ports import Blobs, Clock
 from wardround.services.coordinator import Coordinator
 from wardround.services.enrolment import Enrolments
+from wardround.services.rosters import Rosters
 from wardround.services.studies import Studies
 
 __all__ = ["HubState", "Metrics"]
@@ -50,6 +51,7 @@ class HubState:
     authentication: Authentication
     coordinator: Coordinator
     studies: Studies
+    rosters: Rosters
     bell: Bell
     executor: ThreadPoolExecutor
     metrics: Metrics = field(default_factory=Metrics)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from wardround.clinical.table import StudyTable
 from wardround.config import NodeConfig, load, secret
-from wardround.crypto import signing
+from wardround.crypto import agreement, signing
 from wardround.errors import ConfigError
 from wardround.node.agent import Agent
 from wardround.node.loading import ProcessSource
 from wardround.ports import RecordSource, Worker
 from wardround.protocol.plan import Plan
 from wardround.services.approvals import Approvals
+from wardround.services.membership import Membership
 from wardround.services.participant import Participant, Progress
 from wardround.storage.model_files import FolderModelFiles
 from wardround.storage.vault import SealedVault
@@ -31,10 +32,15 @@ _SETTINGS = """\
 name = "{name}"
 hub = "{hub}"
 
+# Public keys of those whose signatures make a roster, and how many of them must sign: for secure aggregation.
+officers = []
+officer_quorum = 1
+
 # What this site will never do, whatever a plan says and whoever approves it.
 [policy]
 min_participants = 2
 min_records = 10
+secure_only = false   # true: no study whose updates the hub could see one by one
 code_digests = []     # digests of study code that may run here; built-in models need none
 """
 _MAPPING = """\
@@ -53,6 +59,7 @@ class Node:
     vault: SealedVault
     approvals: Approvals
     participant: Participant
+    membership: Membership
 
     def agent(self) -> Agent:
         """The agent that performs the hub's tasks on this node."""
@@ -73,6 +80,7 @@ def enrol(folder: Path, line: str) -> NodeConfig:
     enrolled = enrolling.enrol(line, role="site")
     private_folder(folder)
     write_private(folder / "keys" / "node.key", signing.private_pem(enrolled.key))
+    write_private(folder / "keys" / "agreement.key", agreement.private_bytes(agreement.generate()))
     write_private(folder / "keys" / "state.key", SystemEntropy().draw(32))
     write_private(folder / "node.crt", enrolled.certificate)
     write_private(folder / "authority.crt", enrolled.authority)
@@ -118,6 +126,18 @@ def open_node(
         policy=config.policy,
         clock=SystemClock(),
     )
+    membership = Membership(
+        config.name,
+        key=key,
+        agreement_key=agreement.load_private(secret(config.agreement_key, folder, os.environ)),
+        officers=_officers(config),
+        quorum=config.officer_quorum,
+        fetch=hub.roster,
+        vault=vault,
+        policy=config.policy,
+        clock=SystemClock(),
+        entropy=SystemEntropy(),
+    )
     participant = Participant(
         config.name,
         approvals=approvals,
@@ -126,9 +146,22 @@ def open_node(
         policy=config.policy,
         source=lambda _: open_records(folder, config),
         worker=start_worker or (lambda plan, table, package: _worker(config, plan, table, package)),
+        membership=membership,
         progress=progress,
     )
-    return Node(config, hub, vault, approvals, participant)
+    return Node(config, hub, vault, approvals, participant, membership)
+
+
+def _officers(config: NodeConfig) -> tuple[bytes, ...]:
+    try:
+        officers = tuple(bytes.fromhex(text) for text in config.officers)
+    except ValueError:
+        raise ConfigError(
+            "officers must be public keys of 64 hexadecimal digits; `wardround officer` prints them"
+        ) from None
+    if config.officers and not 1 <= config.officer_quorum <= len(set(officers)):
+        raise ConfigError(f"officer_quorum must lie between 1 and the number of officers, {len(set(officers))}")
+    return officers
 
 
 def open_records(folder: Path, config: NodeConfig) -> RecordSource:

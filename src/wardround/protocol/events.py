@@ -13,8 +13,13 @@ from wardround.codec import canonical
 from wardround.ids import RunId, SiteId, StudyId
 from wardround.protocol.messages import Evaluation, Kind
 from wardround.protocol.plan import BlobRef
+from wardround.protocol.secure import SecureTerms
+from wardround.secagg.terms import Terms
 
 __all__ = [
+    "CohortAbandoned",
+    "CohortFormed",
+    "CohortOpened",
     "DeadlineExtended",
     "GatheringExtended",
     "RoundClosed",
@@ -61,6 +66,7 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     absence_seconds: float
     patience: int
     expires: float
+    secure: SecureTerms | None = None
 
 
 class RunOpened(_Event, frozen=True, tag="run-opened"):
@@ -95,6 +101,7 @@ class UpdateAccepted(_Event, frozen=True, tag="update-accepted"):
     update: BlobRef | None
     evaluation: Evaluation | None
     train_seconds: float
+    nonce: bytes = b""
 
 
 class SiteDeclined(_Event, frozen=True, tag="site-declined"):
@@ -143,13 +150,43 @@ class RoundClosed(_Event, frozen=True, tag="round-closed"):
     contributors: tuple[SiteId, ...]
 
 
+class CohortFormed(_Event, frozen=True, tag="cohort-formed"):
+    """The contributors of a closed round begin to add up their vectors in secret."""
+
+    number: int
+    cohort: int
+    terms: Terms
+
+
+class CohortOpened(_Event, frozen=True, tag="cohort-opened"):
+    """The sum over `survivors` can be computed; `blamed` gave shares that do not fit, or were left out."""
+
+    number: int
+    cohort: int
+    survivors: tuple[SiteId, ...]
+    blamed: dict[SiteId, str]
+
+
+class CohortAbandoned(_Event, frozen=True, tag="cohort-abandoned"):
+    """The cohort's sum will never be computed; its transcript is never used again."""
+
+    number: int
+    cohort: int
+    reason: str
+    blamed: dict[SiteId, str]
+
+
 class RoundCombined(_Event, frozen=True, tag="round-combined"):
-    """The round's result: the new model, the global statistics, and the server rule's own state."""
+    """The round's result: the new model, the global statistics, and the server rule's own state.
+
+    `evaluation` is the mean over all sites, where only that is known.
+    """
 
     number: int
     model: BlobRef
     standardization: BlobRef | None
     server_state: tuple[BlobRef, ...]
+    evaluation: Evaluation | None = None
 
 
 class RunCompleted(_Event, frozen=True, tag="run-completed"):
@@ -175,6 +212,9 @@ RunEvent: TypeAlias = (
     | SiteLeft
     | DeadlineExtended
     | RoundClosed
+    | CohortFormed
+    | CohortOpened
+    | CohortAbandoned
     | RoundCombined
     | RunCompleted
     | RunStopped

@@ -8,7 +8,7 @@ Schema rules: a field is only ever added, with a default; a meaning never change
 rises when an old peer could misread a new message.
 """
 
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -16,11 +16,16 @@ from wardround.codec import canonical
 from wardround.errors import CodecError
 from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId
 from wardround.protocol.plan import BlobRef, SignedPlan
+from wardround.secagg.messages import Answer, Step
+from wardround.secagg.pairing import PairOffer
 
 __all__ = [
     "INLINE_BYTES",
     "MAX_MESSAGE_BYTES",
     "WIRE_VERSION",
+    "Assignment",
+    "CohortAnswer",
+    "CohortTask",
     "Contribution",
     "Decision",
     "Enrolled",
@@ -28,6 +33,8 @@ __all__ = [
     "Evaluation",
     "Identity",
     "Kind",
+    "PairAnswer",
+    "PairTask",
     "Problem",
     "Proposal",
     "Receipt",
@@ -75,7 +82,7 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: bytes
 
 
-class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="task"):
     """What one site is asked to do in one round.
 
     `base` is the model version to evaluate and train from; `standardization` the global mean and
@@ -92,11 +99,38 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     standardization_inline: bytes = b""
 
 
-class TaskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Held by the hub until it has a task that is not among `busy` (run and round number), or `wait_seconds` pass."""
+class CohortTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="cohort"):
+    """The next step of a secure aggregation, for one of its members; `cohort` is the attempt in this round."""
 
-    busy: tuple[tuple[RunId, int], ...] = ()
+    run: RunId
+    study: StudyId
+    number: int
+    cohort: int
+    step: Step
+
+
+class PairTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="pair"):
+    """Pair keys that one site is to set up: offers to make to `wanted`, and `offers` of others to accept."""
+
+    run: RunId
+    study: StudyId
+    roster: Digest
+    wanted: tuple[SiteId, ...] = ()
+    offers: tuple[PairOffer, ...] = ()
+
+
+Assignment: TypeAlias = Task | CohortTask | PairTask
+
+
+class TaskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Held by the hub until it has an assignment, or `wait_seconds` pass.
+
+    With `run`, one of that run; without, one of any run that is not among `busy`.
+    """
+
+    busy: tuple[RunId, ...] = ()
     wait_seconds: float = 25.0
+    run: RunId | None = None
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,6 +144,8 @@ class Contribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """A site's answer to a task: an update with its claimed number of records, an evaluation, or a refusal.
 
     `declined` says in words why the site takes no part in this round; then there is no update.
+    Where the plan asks for secure aggregation there is neither update nor number of records, but a
+    `nonce`: the site is ready for a cohort.
     """
 
     command: CommandId
@@ -122,14 +158,34 @@ class Contribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     declined: str = ""
     train_seconds: float = 0.0
     update_inline: bytes = b""
+    nonce: bytes = b""
+
+
+class CohortAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A member's answer to a `CohortTask`; a small masked vector rides along inline."""
+
+    run: RunId
+    number: int
+    cohort: int
+    answer: Answer
+    inline: bytes = b""
+
+
+class PairAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A site's answer to a `PairTask`: its own offers, and whose offers it accepted."""
+
+    roster: Digest
+    offers: tuple[PairOffer, ...] = ()
+    accepted: tuple[SiteId, ...] = ()
 
 
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The hub's durable answer to a contribution."""
+    """The hub's durable answer to a contribution, and what it has for the site to do next, if anything."""
 
     command: CommandId
     outcome: Literal["accepted", "refused", "round-closed"]
     reason: str = ""
+    next: Assignment | None = None
 
 
 class Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ from wardround.codec.tensors import Manifest
 from wardround.crypto import signing
 from wardround.errors import CodecError
 from wardround.ids import Digest, SiteId, StudyId, digest_name, site_id
+from wardround.secagg.terms import LEAST_MEMBERS
 
 __all__ = [
     "BlobRef",
@@ -28,6 +29,7 @@ __all__ = [
     "Limits",
     "Optimizer",
     "Plan",
+    "SecureAggregation",
     "ServerRule",
     "SignedPlan",
     "Training",
@@ -40,6 +42,7 @@ __all__ = [
 
 PLAN_CONTEXT = b"wardround plan 1\n"
 MAX_SITES = 1024
+MAX_WEIGHT = 1_000_000_000
 
 
 class BlobRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,6 +114,23 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     worker_memory_bytes: int = 8 * 1024**3
 
 
+class SecureAggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The hub sees only sums over at least `min_participants` sites, never one site's update or statistics.
+
+    `roster` names the sites' keys. Each coordinate of an update is clipped to ``[-clip, clip]`` and a site
+    counts as at most `max_weight` records. `arrays` names the model's arrays that are trained and sent; empty
+    means all. With `site_metrics` each site's own evaluation leaves it in the clear, otherwise only the
+    mean over all. A cohort waits `stage_seconds` for each of its four answers.
+    """
+
+    roster: Digest
+    clip: float = 8.0
+    max_weight: int = 10_000
+    arrays: tuple[str, ...] = ()
+    site_metrics: bool = False
+    stage_seconds: float = 120.0
+
+
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All that a study will do. `expires` is in seconds since 1970-01-01 UTC."""
 
@@ -127,6 +147,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     initial: BlobRef
     training: Training
     limits: Limits = Limits()
+    secure: SecureAggregation | None = None
     expires: int
     seed: int = 0
 
@@ -157,6 +178,8 @@ def check(plan: Plan) -> None:
         raise CodecError("a model's arrays must be float32")
     digest_name(plan.initial.digest)
     tensors.check_size(plan.initial.size, plan.manifest)
+    if plan.secure is not None:
+        _check_secure(plan, plan.secure)
     if isinstance(plan.model, CodePackage):
         digest_name(plan.model.package.digest)
         module, colon, function = plan.model.factory.partition(":")
@@ -199,6 +222,19 @@ def statistics_manifest(contract: DataContract) -> Manifest:
     """Layout of a standardization vector: per feature a count, a sum and a sum of squares, in float64."""
     columns = data_contract.width(contract)
     return tuple(tensors.TensorSpec(name, (columns,), "float64") for name in ("count", "sum", "sum_of_squares"))
+
+
+def _check_secure(plan: Plan, secure: SecureAggregation) -> None:
+    digest_name(secure.roster)
+    if plan.min_participants < LEAST_MEMBERS:
+        raise CodecError(f"secure aggregation needs min_participants of at least {LEAST_MEMBERS}")
+    if not (0 < secure.clip <= 1e6 and secure.stage_seconds > 0):
+        raise CodecError("clip must lie above 0 and at most at 1e6, and stage_seconds be positive")
+    if not 1 <= secure.max_weight <= MAX_WEIGHT:
+        raise CodecError(f"max_weight must lie between 1 and {MAX_WEIGHT:,}")
+    names = [spec.name for spec in plan.manifest]
+    if len(set(secure.arrays)) != len(secure.arrays) or not set(secure.arrays) <= set(names):
+        raise CodecError("arrays must be names of the model's arrays, each once")
 
 
 def _check_training(training: Training, limits: Limits) -> None:

@@ -17,12 +17,14 @@ class SitePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What the site allows. An empty list of researchers allows all; an empty list of code digests allows none.
 
     Sizes are in bytes, times in seconds; `max_records` caps the number of records that the site claims
-    as its weight, and `min_participants` the smallest crowd that its update may hide in.
+    as its weight, and `min_participants` the smallest crowd that its update may hide in. With
+    `secure_only` no study runs here whose updates or statistics the hub could see one by one.
     """
 
     researchers: tuple[SiteId, ...] = ()
     code_digests: tuple[Digest, ...] = ()
     min_participants: int = 2
+    secure_only: bool = False
     min_records: int = 10
     max_records: int = 10_000_000
     max_rounds: int = 10_000
@@ -42,6 +44,8 @@ def refusals(policy: SitePolicy, plan: Plan, site: SiteId, now: float) -> list[s
         reasons.append(f"this site's policy does not list the researcher {plan.researcher}")
     if isinstance(plan.model, CodePackage) and plan.model.package.digest not in policy.code_digests:
         reasons.append(f"this site's policy does not allow the study code {plan.model.package.digest[:16]}…")
+    if policy.secure_only and (plan.secure is None or plan.secure.site_metrics):
+        reasons.append("this site's policy asks for secure aggregation of everything that leaves, and the plan has not")
     bounds = (
         ("participants", plan.min_participants, ">=", policy.min_participants),
         ("rounds", plan.training.rounds, "<=", policy.max_rounds),
@@ -78,9 +82,7 @@ def explain(plan: Plan) -> list[str]:
     else:
         code = f"It trains Wardround's built-in model {plan.model.name!r}; no study code is run."
     standardize = data.scaling == "federated"
-    sums = "Once, the sum, sum of squares and count of each column leave the site. " if standardize else ""
     sites = f"{len(plan.participants)} sites are asked, at least {plan.min_participants} must take part"
-    update = f"a model update of {plan.initial.size:,} bytes, the number of training records"
     memory = plan.limits.worker_memory_bytes / 1024**3
     return [
         f"{plan.title}: {plan.purpose} (legal basis: {plan.legal_basis}). The researcher is {plan.researcher}.",
@@ -88,8 +90,24 @@ def explain(plan: Plan) -> list[str]:
         code,
         f"{sites}: {', '.join(plan.participants)}.",
         f"In each of {training.rounds} rounds this site does {work}.",
-        f"{sums}In each round {update}, and metrics on held-out records leave the site. No record leaves it.",
-        "The update is not masked or noised in this version: the hub's operator can see it.",
+        *_leaving(plan, standardize=standardize),
         f"One round may use {plan.limits.worker_seconds:g} s and {memory:.1f} GiB here. "  # noqa: ISC004
         f"A site with fewer than {data.min_records} records takes no part.",
+    ]
+
+
+def _leaving(plan: Plan, *, standardize: bool) -> list[str]:
+    """What leaves the site, and who can see it."""
+    secure = plan.secure
+    sums = "Once, the sum, sum of squares and count of each column leave the site. " if standardize else ""
+    update = f"a model update of {plan.initial.size:,} bytes, the number of training records"
+    left = f"{sums}In each round {update}, and metrics on held-out records leave the site. No record leaves it."
+    if secure is None:
+        return [left, "The update is not masked or noised in this version: the hub's operator can see it."]
+    metrics = "The metrics are seen per site. " if secure.site_metrics else ""
+    return [
+        left,
+        f"All of it is masked: the hub sees only sums over at least {plan.min_participants} sites. {metrics}"
+        f"The sites' keys are those of roster {secure.roster[:16]}…; at most {secure.max_weight:,} records count.",
+        "The sum is not noised in this version: it can still tell something about who is in it.",
     ]

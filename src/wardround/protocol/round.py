@@ -20,6 +20,8 @@ into the next value; neither reads a clock. Rules, each tested by breaking it:
     (9) It never closes with less than a quorum: it waits again, `patience` times, and then fails.
     (10) When a quorum has become impossible it fails at once, and says whose answers are missing.
     (11) An absent site that answers before the close counts like any other; one that left cannot.
+    (12) Under secure aggregation an answer says that the site is ready, with a nonce, and nothing of its own:
+         neither update nor number of records, nor metrics unless the plan lets them leave.
 """
 
 import enum
@@ -41,6 +43,8 @@ from wardround.protocol.events import (
     UpdateRefused,
 )
 from wardround.protocol.messages import Contribution
+from wardround.protocol.secure import SecureTerms
+from wardround.secagg.terms import NONCE_BYTES
 
 __all__ = [
     "MAX_REFUSALS",
@@ -58,6 +62,7 @@ __all__ = [
 
 MAX_REFUSALS = 3
 _MAX_WORDS = 500
+_NOT_FINITE = "a metric or a time is not a finite number; an undefined metric is left empty"
 
 
 class Phase(enum.Enum):
@@ -135,6 +140,7 @@ def receive(round_: Round, site: SiteId, contribution: Contribution, *, flaw: st
         update=contribution.update,
         evaluation=contribution.evaluation,
         train_seconds=contribution.train_seconds,
+        nonce=contribution.nonce,
     )
     return _settle(round_, accepted, now)
 
@@ -218,11 +224,12 @@ def _offence(round_: Round, site: SiteId, contribution: Contribution) -> str:
         return f"{MAX_REFUSALS} answers were refused in this round; the site is heard again in the next"
     if contribution.declined:
         return ""
+    if terms.secure is not None:
+        return _disclosed(terms.secure, contribution)  # (12)
     if not 1 <= contribution.records <= terms.max_records:  # (3)
         return f"{contribution.records} claimed records; the plan allows 1 to {terms.max_records}"
-    metrics = contribution.evaluation.metrics.values() if contribution.evaluation else ()
-    if not all(math.isfinite(value) for value in (contribution.train_seconds, *metrics) if value is not None):
-        return "a metric or a time is not a finite number; an undefined metric is left empty"
+    if not _is_finite(contribution):  # (3)
+        return _NOT_FINITE
     if kind == "evaluate" and contribution.update is not None:  # (4)
         return "this round only evaluates, and the answer has an update"
     size = contribution.update.size if contribution.update else 0
@@ -230,6 +237,21 @@ def _offence(round_: Round, site: SiteId, contribution: Contribution) -> str:
         word = "large" if size > _expected_size(terms, kind) else "small"
         return f"too {word}: the update must have {_expected_size(terms, kind)} bytes, and has {size}"
     return ""
+
+
+def _disclosed(secure: SecureTerms, contribution: Contribution) -> str:
+    if contribution.update is not None or contribution.records:
+        return "this run adds up in secret; an update or a number of records must not leave the site by itself"
+    if contribution.evaluation is not None and not secure.site_metrics:
+        return "this run adds up metrics in secret; a site's own must not leave it"
+    if len(contribution.nonce) != NONCE_BYTES:
+        return f"a site that is ready for a cohort sends a nonce of {NONCE_BYTES} bytes"
+    return "" if _is_finite(contribution) else _NOT_FINITE
+
+
+def _is_finite(contribution: Contribution) -> bool:
+    metrics = contribution.evaluation.metrics.values() if contribution.evaluation else ()
+    return all(math.isfinite(value) for value in (contribution.train_seconds, *metrics) if value is not None)
 
 
 def _expected_size(terms: RunTerms, kind: str) -> int:

@@ -1,9 +1,13 @@
 """A run: rounds one after another until the agenda is done, folded from its events.
 
     GATHERING ──enough sites──▶ COLLECTING ──round closed──▶ COMBINING ──combined──▶ COLLECTING … COMPLETED
-        │  ▲ too few, patience left │  ▲                         │ too few sites there: GATHERING
-        │  └──────┘                 │  └── see `round`           │
-        └──────────────────────────▶ STOPPED ◀───────────────────┘  withdrawn, expired, no quorum
+        │  ▲ too few, patience left │  ▲                       ▲ │ too few sites there: GATHERING
+        │  └──────┘                 │  └── see `round`         │ │
+        └──────────────────────────▶ STOPPED ◀─────────────────┼─┘  withdrawn, expired, no quorum
+                                    ▲                          │
+    with secure aggregation:  round closed ──▶ SECURING ──opened──┘  (see `wardround.secagg.cohort`)
+                                    │      abandoned │ ▲ enough of them are there again
+                                    └──────────── REGROUPING
 
 `decide` takes a command and returns events; `evolve` folds one event; `run_of` folds a whole stream.
 No state is kept anywhere else, so a hub that was killed carries on from its event log. Rules:
@@ -16,17 +20,22 @@ No state is kept anywhere else, so a hub that was killed carries on from its eve
     (5) A site that left is asked no more; when fewer than a quorum remain the run stops.
     (6) A run stops when its plan has expired.
     (7) After its end nothing changes: an answer is told that the round has closed.
+    (8) Under secure aggregation a closed round's contributors form a cohort. One that is abandoned is followed by
+        another, of those who are there and were not blamed, `patience` times; then the run stops.
 """
 
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from wardround.errors import ForbiddenError, LocalProtocolError, PeerProtocolError
 from wardround.ids import SiteId
+from wardround.protocol import commands
 from wardround.protocol import round as rounds
 from wardround.protocol.events import (
+    CohortAbandoned,
+    CohortFormed,
+    CohortOpened,
     GatheringExtended,
     RoundClosed,
     RoundCombined,
@@ -39,19 +48,14 @@ from wardround.protocol.events import (
     SiteLeft,
     UpdateRefused,
 )
-from wardround.protocol.messages import Contribution, Kind, Task
+from wardround.protocol.messages import Kind, Task
 from wardround.protocol.plan import BlobRef
+from wardround.protocol.secure import cohort_terms, epoch_of
+from wardround.secagg.terms import Terms
 
 __all__ = [
-    "Combined",
-    "Command",
-    "Contributed",
-    "Failed",
-    "Left",
     "Phase",
     "Run",
-    "Ticked",
-    "Withdrawn",
     "decide",
     "due",
     "evolve",
@@ -66,6 +70,8 @@ class Phase(enum.Enum):
 
     GATHERING = "gathering"
     COLLECTING = "collecting"
+    SECURING = "securing"
+    REGROUPING = "regrouping"
     COMBINING = "combining"
     COMPLETED = "completed"
     STOPPED = "stopped"
@@ -90,6 +96,10 @@ class Run:
     gatherings: int = 0
     completed_rounds: int = 0
     reason: str = ""
+    cohort: int = 0
+    cohort_terms: Terms | None = None
+    survivors: tuple[SiteId, ...] = ()
+    blamed: frozenset[SiteId] = frozenset()
 
     @property
     def is_ended(self) -> bool:
@@ -100,59 +110,6 @@ class Run:
     def sites(self) -> frozenset[SiteId]:
         """Sites that may still be asked."""
         return frozenset(self.terms.sites) - self.left
-
-
-@dataclass(frozen=True, slots=True)
-class Contributed:
-    """A site answered; `flaw` is what the hub found wrong with the bytes, or empty."""
-
-    site: SiteId
-    contribution: Contribution
-    flaw: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticked:
-    """Time has passed; `present` are the sites that the hub has heard of lately."""
-
-    present: frozenset[SiteId]
-
-
-@dataclass(frozen=True, slots=True)
-class Combined:
-    """The aggregate of round `number` has been computed and stored."""
-
-    number: int
-    model: BlobRef
-    standardization: BlobRef | None
-    server_state: tuple[BlobRef, ...]
-    present: frozenset[SiteId]
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Round `number` cannot be combined; `reason` names who must act."""
-
-    number: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """A site took its approval back."""
-
-    site: SiteId
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """The researcher or operator ends the run."""
-
-    reason: str
-
-
-Command: TypeAlias = Contributed | Ticked | Combined | Failed | Left | Withdrawn
 
 
 def opening(terms: RunTerms, base: BlobRef, now: float) -> list[RunEvent]:
@@ -166,29 +123,31 @@ def opening(terms: RunTerms, base: BlobRef, now: float) -> list[RunEvent]:
     return [RunOpened(at=now, terms=terms, base=base)]
 
 
-def decide(run: Run, command: Command, now: float) -> list[RunEvent]:
+def decide(run: Run, command: commands.Command, now: float) -> list[RunEvent]:
     """What follows from a command; an empty list when nothing does.
 
     Raises:
         ForbiddenError: A site that is not of this run, or was not asked.
         PeerProtocolError: An answer for a round that has not been opened.
     """
-    if isinstance(command, Contributed):
-        return _contributed(run, command, now)
+    if isinstance(command, commands.Contributed):
+        return _secured(run, _contributed(run, command, now), now)
     if run.is_ended:  # (7)
         return []
     match command:
-        case Withdrawn():
+        case commands.Withdrawn():
             return [RunStopped(at=now, reason=command.reason)]
-        case Left():
-            return _left(run, command, now)
-        case Combined():
+        case commands.Left():
+            return _secured(run, _left(run, command, now), now)
+        case commands.CohortReady() | commands.CohortLost():
+            return _cohort_ended(run, command, now)
+        case commands.Combined():
             return _combined(run, command, now)
-        case Failed():
+        case commands.Failed():
             is_current = run.phase is Phase.COMBINING and run.round is not None and command.number == run.round.number
             return [RunStopped(at=now, reason=command.reason)] if is_current else []  # (4)
-        case Ticked():
-            return _ticked(run, command.present, now)
+        case commands.Ticked():
+            return _secured(run, _ticked(run, command.present, now), now)
 
 
 def evolve(run: Run | None, event: RunEvent) -> Run:
@@ -221,7 +180,7 @@ def run_of(events: Iterable[RunEvent]) -> Run:
 
 def due(run: Run) -> float | None:
     """The next instant at which time alone changes something, or None."""
-    if run.phase is Phase.GATHERING:
+    if run.phase in {Phase.GATHERING, Phase.REGROUPING}:
         return min(run.gather_until, run.terms.expires)
     if run.phase is Phase.COLLECTING and run.round is not None:
         return min(run.round.deadline, run.terms.expires)
@@ -245,7 +204,7 @@ def task_for(run: Run, site: SiteId) -> Task | None:
     )
 
 
-def _contributed(run: Run, command: Contributed, now: float) -> list[RunEvent]:
+def _contributed(run: Run, command: commands.Contributed, now: float) -> list[RunEvent]:
     if command.site not in run.terms.sites:
         raise ForbiddenError(f"{command.site} is not a site of this run")
     number, round_ = command.contribution.number, run.round
@@ -259,7 +218,7 @@ def _contributed(run: Run, command: Contributed, now: float) -> list[RunEvent]:
     return rounds.receive(round_, command.site, command.contribution, flaw=command.flaw, now=now)
 
 
-def _left(run: Run, command: Left, now: float) -> list[RunEvent]:
+def _left(run: Run, command: commands.Left, now: float) -> list[RunEvent]:
     if command.site not in run.sites:
         return []
     events: list[RunEvent] = [SiteLeft(at=now, site=command.site, reason=command.reason)]
@@ -273,7 +232,7 @@ def _left(run: Run, command: Left, now: float) -> list[RunEvent]:
     return events
 
 
-def _combined(run: Run, command: Combined, now: float) -> list[RunEvent]:
+def _combined(run: Run, command: commands.Combined, now: float) -> list[RunEvent]:
     if run.phase is not Phase.COMBINING or run.round is None or command.number != run.round.number:  # (4)
         return []
     combined = RoundCombined(
@@ -282,6 +241,7 @@ def _combined(run: Run, command: Combined, now: float) -> list[RunEvent]:
         model=command.model,
         standardization=command.standardization,
         server_state=command.server_state,
+        evaluation=command.evaluation,
     )
     if command.number == len(run.terms.agenda):
         return [combined, RunCompleted(at=now, model=command.model)]
@@ -293,6 +253,8 @@ def _ticked(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
         return [RunStopped(at=now, reason="the plan has expired. Must act: the researcher, with a new plan")]
     if run.phase is Phase.GATHERING:
         return _gathered(run, present, now)
+    if run.phase is Phase.REGROUPING:
+        return _regrouped(run, present, now)
     if run.phase is Phase.COLLECTING and run.round is not None:
         return rounds.absent(run.round, run.sites - present, now) or rounds.expire(run.round, now)
     return []
@@ -304,14 +266,70 @@ def _gathered(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent
         return []
     if opened := _opened(run, present, now):
         return opened
-    if now < run.gather_until:
-        return []
+    return [] if now < run.gather_until else _waited_on(run, present, now)
+
+
+def _waited_on(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
     if run.gatherings < run.terms.patience:
         deadline = now + run.terms.round_timeout_seconds
         return [GatheringExtended(at=now, present=tuple(sorted(present & run.sites)), deadline=deadline)]
     missing = ", ".join(sorted(run.sites - present))
     reason = f"{len(present & run.sites)} of {run.terms.quorum} sites needed are there. Must act: the IT of {missing}"
     return [RunStopped(at=now, reason=reason)]
+
+
+def _secured(run: Run, events: list[RunEvent], now: float) -> list[RunEvent]:
+    """The events, and the cohort that follows from a round that they close."""
+    closed = next((event for event in events if isinstance(event, RoundClosed)), None)
+    if run.terms.secure is None or closed is None:
+        return events
+    for event in events:
+        run = evolve(run, event)
+    return [*events, _formed(run, closed.contributors, now)]
+
+
+def _formed(run: Run, sites: Iterable[SiteId], now: float) -> CohortFormed:
+    round_, secure = run.round, run.terms.secure
+    if round_ is None or secure is None:
+        raise LocalProtocolError("only a closed round of a secure run forms a cohort")
+    formed = cohort_terms(
+        secure,
+        study=run.terms.study,
+        run=run.terms.run,
+        number=round_.number,
+        attempt=run.cohort + 1,
+        kind=round_.opened.kind,
+        nonces={site: round_.accepted[site].nonce for site in sites},
+        base=run.model,
+        standardization=run.standardization,
+        epoch=epoch_of(now),
+    )
+    return CohortFormed(at=now, number=round_.number, cohort=run.cohort + 1, terms=formed)
+
+
+def _cohort_ended(run: Run, command: commands.CohortReady | commands.CohortLost, now: float) -> list[RunEvent]:
+    number, cohort = command.number, command.cohort
+    if run.phase is not Phase.SECURING or run.round is None or (run.round.number, run.cohort) != (number, cohort):
+        return []
+    if isinstance(command, commands.CohortReady):
+        opened = CohortOpened(at=now, number=number, cohort=cohort, survivors=command.survivors, blamed=command.blamed)
+        return [opened]
+    abandoned = CohortAbandoned(at=now, number=number, cohort=cohort, reason=command.reason, blamed=command.blamed)
+    if cohort <= run.terms.patience:  # (8)
+        return [abandoned]
+    reason = f"round {number}: {cohort} cohorts were abandoned; the last: {command.reason}"
+    return [abandoned, RunStopped(at=now, reason=f"{reason}. Must act: the IT of the sites named")]
+
+
+def _regrouped(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
+    """Another cohort of those who contributed, are there, and were not blamed, once there are enough."""
+    contributors = frozenset(run.round.accepted if run.round else ()) & run.sites - run.blamed
+    there = contributors & present
+    if contributors - present and now < run.gather_until:
+        return []
+    if len(there) >= run.terms.quorum:
+        return [_formed(run, sorted(there), now)]
+    return [] if now < run.gather_until else _waited_on(run, present, now)
 
 
 def _opened(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
@@ -331,7 +349,12 @@ def _evolved(run: Run, event: RunEvent) -> Run:
         case GatheringExtended():
             return replace(run, gather_until=event.deadline, gatherings=run.gatherings + 1)
         case RoundOpened():
-            return replace(run, phase=Phase.COLLECTING, round=rounds.opened(run.terms, event), gatherings=0)
+            opened = rounds.opened(run.terms, event)
+            return replace(
+                run, phase=Phase.COLLECTING, round=opened, gatherings=0, cohort=0, cohort_terms=None, blamed=frozenset()
+            )
+        case CohortFormed() | CohortOpened() | CohortAbandoned():
+            return _of_cohort(run, event)
         case RoundCombined():
             return replace(
                 run,
@@ -348,14 +371,27 @@ def _evolved(run: Run, event: RunEvent) -> Run:
             return replace(run, phase=Phase.STOPPED, reason=event.reason)
         case SiteLeft():
             return replace(run, left=run.left | {event.site})
-        case UpdateRefused(late=True):
-            return run
         case _:
             return _in_round(run, event)
 
 
+def _of_cohort(run: Run, event: CohortFormed | CohortOpened | CohortAbandoned) -> Run:
+    match event:
+        case CohortFormed():
+            return replace(run, phase=Phase.SECURING, cohort=event.cohort, cohort_terms=event.terms, gatherings=0)
+        case CohortOpened():
+            return replace(run, phase=Phase.COMBINING, survivors=event.survivors)
+        case CohortAbandoned():
+            until = event.at + run.terms.absence_seconds
+            blamed = run.blamed | event.blamed.keys()
+            return replace(run, phase=Phase.REGROUPING, gather_until=until, blamed=blamed)
+
+
 def _in_round(run: Run, event: RunEvent) -> Run:
+    if isinstance(event, UpdateRefused) and event.late:
+        return run
     if run.round is None:
         raise LocalProtocolError("no round has been opened yet")
-    phase = Phase.COMBINING if isinstance(event, RoundClosed) else run.phase
+    closed = Phase.SECURING if run.terms.secure else Phase.COMBINING
+    phase = closed if isinstance(event, RoundClosed) else run.phase
     return replace(run, round=rounds.apply(run.round, event), phase=phase)

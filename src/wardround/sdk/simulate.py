@@ -15,31 +15,37 @@ from typing import Literal
 from wardround.clinical.contract import DataContract
 from wardround.clinical.table import StudyTable
 from wardround.codec import canonical, tensors
-from wardround.crypto import signing
+from wardround.crypto import agreement, signing
 from wardround.errors import ConfigError
-from wardround.ids import CommandId, RunId, SiteId, StudyId
+from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId
 from wardround.ports import RecordSource
 from wardround.protocol import messages
 from wardround.protocol import plan as plans
 from wardround.protocol.messages import (
+    Assignment,
+    CohortAnswer,
     Contribution,
     Decision,
     Identity,
+    PairAnswer,
     Proposal,
     Receipt,
     RunStatus,
     StudyStatus,
-    Task,
     TaskRequest,
 )
 from wardround.protocol.plan import BlobRef, Plan, SignedPlan
 from wardround.protocol.policy import SitePolicy
 from wardround.sdk.study import Study
+from wardround.secagg.roster import Roster, RosterMember, SignedRoster
 from wardround.services.coordinator import Coordinator
+from wardround.services.membership import Membership
 from wardround.services.participant import Participant
+from wardround.services.rosters import Rosters
 from wardround.services.studies import Studies
-from wardround.storage.memory import MemoryBlobs, MemoryEventLog
+from wardround.storage.memory import MemoryBlobs, MemoryEventLog, MemoryVault
 from wardround.storage.model_files import FolderModelFiles
+from wardround.system import SystemEntropy
 
 __all__ = ["Simulated", "simulate"]
 
@@ -76,11 +82,20 @@ class _Direct:
     def __init__(self, name: SiteId, coordinator: Coordinator, studies: Studies, blobs: MemoryBlobs) -> None:
         self._name, self._coordinator, self._studies, self._blobs = name, coordinator, studies, blobs
 
-    def next_task(self, request: TaskRequest) -> Task | None:
+    def next_task(self, request: TaskRequest) -> Assignment | None:
         return self._coordinator.next_task(self._name, request)
 
     def contribute(self, contribution: Contribution) -> Receipt:
         return self._coordinator.contribute(self._name, contribution)
+
+    def answer(self, answer: CohortAnswer) -> Receipt:
+        return self._coordinator.answer(self._name, answer)
+
+    def pair(self, answer: PairAnswer) -> Receipt:
+        return self._coordinator.pair(self._name, answer)
+
+    def roster(self, digest: Digest) -> SignedRoster:
+        raise ConfigError(f"a simulation has no roster {digest[:8]}")
 
     def plan(self, study: StudyId) -> SignedPlan:
         return self._studies.signed_plan(study)
@@ -157,11 +172,15 @@ def simulate(
         raise ConfigError(f"the plan names {', '.join(plan.participants)}; records are given for {', '.join(sites)}")
     log, blobs, clock = MemoryEventLog(), MemoryBlobs(), _Clock()
     keys = {name: signing.generate() for name in (*plan.participants, plan.researcher)}
+    agreement_keys = {name: agreement.generate() for name in plan.participants}
+    known = _roster(plan, keys, agreement_keys)
+    rosters = Rosters(log, known)
     coordinator = Coordinator(
         log,
         blobs,
         clock,
         plan_of=lambda name: studies.plan_of(name),  # noqa: PLW0108, made below
+        rosters=rosters,
     )
     studies = Studies(log, blobs, clock, key_of=lambda name: keys[name].public_key(), coordinator=lambda: coordinator)
     for data in filter(None, (study.initial, study.package)):
@@ -176,7 +195,8 @@ def simulate(
         participants = {}
         for site in plan.participants:
             hub = _Direct(site, coordinator, studies, blobs)
-            participants[site] = (hub, _participant(site, plan, hub, folder / site, sites[site]))
+            membership = _membership(site, hub, keys[site], agreement_keys[site], known)
+            participants[site] = (hub, _participant(site, plan, hub, folder / site, sites[site], membership))
             stack.callback(participants[site][1].close)
         _drive(run, coordinator, participants, progress)
     return _result(run, plan, coordinator, blobs)
@@ -202,8 +222,52 @@ def _drive(
         progress(status)
 
 
+def _roster(
+    plan: Plan, keys: Mapping[SiteId, signing.PrivateKey], agreement_keys: Mapping[SiteId, agreement.PrivateKey]
+) -> dict[Digest, Roster]:
+    """A roster of this simulation's own keys, under the name that the plan has for the real one."""
+    if plan.secure is None:
+        return {}
+    members = tuple(
+        RosterMember(
+            site=site,
+            identity=signing.public_bytes(keys[site].public_key()),
+            agreement=agreement.public_bytes(agreement_keys[site].public_key()),
+        )
+        for site in plan.participants
+    )
+    return {plan.secure.roster: Roster(consortium="simulation", number=1, members=members)}
+
+
+def _membership(
+    site: SiteId,
+    hub: _Direct,
+    key: signing.PrivateKey,
+    agreement_key: agreement.PrivateKey,
+    known: Mapping[Digest, Roster],
+) -> Membership:
+    return Membership(
+        site,
+        key=key,
+        agreement_key=agreement_key,
+        officers=(),
+        quorum=1,
+        fetch=hub.roster,
+        vault=MemoryVault(),
+        policy=SitePolicy(min_participants=1, min_records=1),
+        clock=_Clock(),
+        entropy=SystemEntropy(),
+        known=known,
+    )
+
+
 def _participant(
-    site: SiteId, plan: Plan, hub: _Direct, folder: Path, records: StudyTable | RecordSource
+    site: SiteId,
+    plan: Plan,
+    hub: _Direct,
+    folder: Path,
+    records: StudyTable | RecordSource,
+    membership: Membership,
 ) -> Participant:
     from wardround.training.inprocess import InProcessWorker
 
@@ -216,6 +280,7 @@ def _participant(
         policy=SitePolicy(min_participants=1, min_records=1),
         source=lambda _: source,
         worker=lambda plan, table, package: InProcessWorker(plan, site, table, package),
+        membership=membership,
     )
 
 

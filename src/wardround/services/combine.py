@@ -17,23 +17,25 @@ from wardround.codec.tensors import Manifest
 from wardround.errors import LocalProtocolError
 from wardround.ids import Digest
 from wardround.ports import Blobs, Upload
+from wardround.protocol.commands import Combined
 from wardround.protocol.events import UpdateAccepted
 from wardround.protocol.plan import BlobRef, Plan, statistics_manifest
-from wardround.protocol.run import Combined, Run
+from wardround.protocol.run import Run
+from wardround.secagg.cohort import Cohort
+from wardround.services import secure_sum
+from wardround.services.secure_sum import CHUNK
 
 __all__ = ["CHUNK", "check_file", "combine"]
 
-CHUNK = 256 * 1024
-"""Columns per chunk: one MiB of float32 per participant."""
 
-
-def combine(run: Run, plan: Plan, blobs: Blobs) -> Combined:
+def combine(run: Run, plan: Plan, blobs: Blobs, cohort: Cohort | None = None) -> Combined:
     """Compute and store what the round that `run` is combining gives.
 
     Args:
         run: A run in its combining phase.
         plan: The plan of its study.
         blobs: Holds the contributors' updates; receives the result.
+        cohort: Where the plan asks for secure aggregation, the round's opened cohort.
 
     Returns:
         The command that records it, with nobody marked as present yet.
@@ -44,16 +46,21 @@ def combine(run: Run, plan: Plan, blobs: Blobs) -> Combined:
         NotFoundError: The base model or an update is not in `blobs`.
     """
     round_ = run.round
-    if round_ is None:
+    if round_ is None or (cohort is None) != (run.terms.secure is None):
         raise LocalProtocolError("there is no round to combine")
     accepted = [round_.accepted[site] for site in sorted(round_.accepted)]
     model, standardization, server_state = run.model, run.standardization, run.server_state
+    opened = secure_sum.open_sums(cohort, plan, blobs) if cohort else None
+    evaluation = opened.evaluation if opened else None
     if round_.opened.kind == "statistics":
-        standardization = _summed(accepted, statistics_manifest(plan.data), blobs)
+        manifest = statistics_manifest(plan.data)
+        arrays = opened.statistics if opened else _summed(accepted, manifest, blobs)
+        standardization = blobs.put(tensors.pack(arrays, manifest))
     elif round_.opened.kind == "train":
         trained = round_.number - run.terms.agenda.index("train")
-        model, server_state = _stepped(trained, run, plan, accepted, blobs)
-    return Combined(round_.number, model, standardization, server_state, frozenset())
+        means = secure_sum.mean_updates(opened, plan, blobs) if opened else _mean_updates(accepted, plan, blobs)
+        model, server_state = _stepped(trained, run, plan, means, blobs)
+    return Combined(round_.number, model, standardization, server_state, frozenset(), evaluation)
 
 
 def check_file(blobs: Blobs, ref: BlobRef, manifest: tensors.Manifest) -> None:
@@ -73,15 +80,26 @@ def _updates(accepted: list[UpdateAccepted]) -> list[BlobRef]:
     return [event.update for event in accepted if event.update is not None]
 
 
-def _summed(accepted: list[UpdateAccepted], manifest: Manifest, blobs: Blobs) -> BlobRef:
+def _summed(accepted: list[UpdateAccepted], manifest: Manifest, blobs: Blobs) -> dict[str, npt.NDArray[np.float64]]:
     size = tensors.file_bytes(manifest)
     files = [tensors.unpack(blobs.read(ref.digest, 0, size), manifest) for ref in _updates(accepted)]
-    arrays = {spec.name: mean.sum_vectors([file[spec.name] for file in files]) for spec in manifest}
-    return blobs.put(tensors.pack(arrays, manifest))
+    return {spec.name: mean.sum_vectors([file[spec.name] for file in files]) for spec in manifest}
+
+
+def _mean_updates(accepted: list[UpdateAccepted], plan: Plan, blobs: Blobs) -> Iterator[npt.NDArray[np.float64]]:
+    """The weighted mean of the sites' updates, chunk by chunk; a chunk is valid until the next is asked for."""
+    head, columns = len(tensors.header(plan.manifest)), tensors.manifest_bytes(plan.manifest) // 4
+    weights = mean.weights([event.records for event in accepted])
+    updates = [_vectors(blobs, ref.digest, head, columns) for ref in _updates(accepted)]
+    total, scratch = (np.empty(min(CHUNK, columns), np.float64) for _ in range(2))
+    for parts in zip(*updates, strict=True):
+        width = parts[0].size
+        mean.weighted_sum(parts, weights, total[:width], scratch[:width])
+        yield total[:width]
 
 
 def _stepped(
-    step: int, run: Run, plan: Plan, accepted: list[UpdateAccepted], blobs: Blobs
+    step: int, run: Run, plan: Plan, means: Iterator[npt.NDArray[np.float64]], blobs: Blobs
 ) -> tuple[BlobRef, tuple[BlobRef, ...]]:
     settings = plan.training.server
     rule = server_rule.build(
@@ -94,7 +112,6 @@ def _stepped(
     )
     head = tensors.header(plan.manifest)
     columns = tensors.manifest_bytes(plan.manifest) // 4
-    weights = mean.weights([event.records for event in accepted])
     outputs = [_fresh(blobs, f"combine-{run.terms.run}-{part}") for part in range(1 + rule.state_vectors)]
     with ExitStack() as stack:
         for output in outputs:
@@ -102,16 +119,13 @@ def _stepped(
         outputs[0].append(head)
         bases = _vectors(blobs, run.model.digest, len(head), columns)
         states = _states(blobs, run.server_state, rule.state_vectors, columns)
-        updates = [_vectors(blobs, ref.digest, len(head), columns) for ref in _updates(accepted)]
-        total, scratch = (np.empty(min(CHUNK, columns), np.float64) for _ in range(2))
-        for base, state, *parts in zip(bases, states, *updates, strict=True):
-            mean.weighted_sum(parts, weights, total[: base.size], scratch[: base.size])
+        for base, state, update in zip(bases, states, means, strict=True):
             params = base.copy()
-            rule.apply(step, params, total[: base.size], state)
+            rule.apply(step, params, update, state)
             for vector in (params, *state):
                 tensors.check_finite(vector)
             for output, vector in zip(outputs, (params, *state), strict=True):
-                output.append(memoryview(vector).cast("B"))
+                output.append(vector.data)
         model, *server_state = [output.commit() for output in outputs]
     return model, tuple(server_state)
 

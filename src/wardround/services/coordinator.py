@@ -6,13 +6,12 @@ Nothing else is remembered that a restart would miss; which sites were heard of 
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
 import msgspec
 
-from wardround.codec import canonical, tensors
 from wardround.errors import (
     CodecError,
     ConflictError,
@@ -27,15 +26,29 @@ from wardround.errors import (
 )
 from wardround.ids import CommandId, Digest, RunId, SiteId, study_of
 from wardround.ports import Blobs, Clock, EventLog
+from wardround.protocol import commands
 from wardround.protocol import events as happened
 from wardround.protocol import run as runs
-from wardround.protocol.events import RunEvent, RunTerms, UpdateRefused
-from wardround.protocol.messages import INLINE_BYTES, Contribution, Kind, Receipt, RunStatus, Task, TaskRequest
-from wardround.protocol.plan import BlobRef, CodePackage, Plan, statistics_manifest
+from wardround.protocol.agenda import terms_of
+from wardround.protocol.events import RunEvent, UpdateRefused
+from wardround.protocol.messages import (
+    Assignment,
+    CohortAnswer,
+    Contribution,
+    PairAnswer,
+    Receipt,
+    RunStatus,
+    Task,
+    TaskRequest,
+)
+from wardround.protocol.plan import BlobRef, Plan
 from wardround.protocol.run import Run
-from wardround.services.combine import check_file, combine
+from wardround.services.cohorts import Cohorts
+from wardround.services.combine import combine
+from wardround.services.rosters import Rosters
+from wardround.services.run_blobs import RunBlobs, is_wanted, named, references, size_of
 
-__all__ = ["Coordinator", "terms_of"]
+__all__ = ["Coordinator"]
 
 _RETRIES = 8
 _NOTHING = Receipt(CommandId(""), "accepted")
@@ -55,10 +68,13 @@ class Coordinator:
         clock: Clock,
         *,
         plan_of: Callable[[str], Plan],
+        rosters: Rosters,
         changed: Callable[[Run], None] = lambda _: None,
     ) -> None:
         self._log, self._blobs, self._clock = log, blobs, clock
-        self._plan_of, self._changed = plan_of, changed
+        self._plan_of, self._rosters, self._changed = plan_of, rosters, changed
+        self._run_blobs = RunBlobs(blobs, plan_of)
+        self.cohorts = Cohorts(log, blobs, clock, key_of=rosters.key_of)
         self._lock = threading.RLock()
         self._runs: dict[RunId, Run] = {}
         self._doubted: set[RunId] = set()
@@ -87,14 +103,50 @@ class Coordinator:
         """Note that a site was heard of just now."""
         self._seen[site] = self._clock.now()
 
-    def next_task(self, site: SiteId, request: TaskRequest) -> Task | None:
-        """A task for `site` that is not among those it is busy with, small blobs inline."""
+    def next_task(self, site: SiteId, request: TaskRequest) -> Assignment | None:
+        """An assignment for `site`, small blobs inline, or None.
+
+        Raises:
+            NotFoundError: There is no such run as the one asked about.
+            PeerProtocolError: It has ended.
+        """
         self.seen(site)
-        for run in self.active():
-            task = runs.task_for(run, site)
-            if task is not None and (task.run, task.number) not in request.busy:
-                return self._with_bytes(task)
+        states = self.active()
+        if request.run is not None:
+            states = [self.state(request.run)]
+            if states[0].is_ended:
+                raise PeerProtocolError("the run has ended")
+        for state in states:
+            if state.terms.run not in request.busy:
+                for found in self._assignments(state, site):
+                    return self._run_blobs.with_bytes(found) if isinstance(found, Task) else found
         return None
+
+    def answer(self, site: SiteId, said: CohortAnswer) -> Receipt:
+        """Take a member's answer to a step of its cohort; durable when this returns, and the same again is no change.
+
+        Raises:
+            NotFoundError: There is no such run.
+            ForbiddenError: Not a member of the cohort.
+            PeerProtocolError: The cohort is past this step, or the answer does not count.
+        """
+        self.seen(site)
+        if self.cohorts.receive(self.state(said.run), site, said):
+            self._settle_cohort(said.run)
+        return _NOTHING
+
+    def pair(self, site: SiteId, said: PairAnswer) -> Receipt:
+        """Take a site's part in setting up pair keys.
+
+        Raises:
+            ForbiddenError: Offers in another's name, or a site that the roster does not name.
+        """
+        self.seen(site)
+        self._rosters.answer(site, said)
+        for run in self.active():
+            if run.terms.secure is not None and run.terms.secure.roster == said.roster:
+                self._changed(run)
+        return _NOTHING
 
     def contribute(self, site: SiteId, contribution: Contribution) -> Receipt:
         """Take a site's answer; the receipt is durable, and the same for the same command.
@@ -107,17 +159,17 @@ class Coordinator:
         self.seen(site)
         if (earlier := self._log.receipt(site, contribution.command)) is not None:
             return msgspec.msgpack.decode(earlier, type=Receipt)
-        contribution = self._stored(site, contribution)
+        contribution = self._run_blobs.stored(site, contribution, self.state(contribution.run))
         flaws: list[str] = []
 
-        def command(state: Run) -> runs.Contributed:
+        def command(state: Run) -> commands.Contributed:
             # Decided anew where another hub or thread was first, and then the update may be wanted that was not before.
-            if _is_wanted(state, site, contribution) and contribution.update is not None:
+            if is_wanted(state, site, contribution) and contribution.update is not None:
                 if not self._blobs.has(contribution.update.digest):
                     raise PeerProtocolError("the update that this message names has not been uploaded; upload it first")
                 if not flaws:
-                    flaws.append(self._flaw(contribution.update, contribution))
-            return runs.Contributed(site, contribution, "".join(flaws))
+                    flaws.append(self._run_blobs.flaw(contribution.update, contribution))
+            return commands.Contributed(site, contribution, "".join(flaws))
 
         # Reading the bytes takes long, so it is done here, before the lock is held.
         command(self.state(contribution.run))
@@ -132,10 +184,12 @@ class Coordinator:
             CodecError: The blob is not of the size that the plan's arrays take.
         """
         state = self.state(run)
-        task = runs.task_for(state, site)
-        if task is None:
-            raise ForbiddenError(f"this run waits for no update from {site}; ask for a task")
-        expected = _size_of(state.terms, task.kind)
+        expected = self.cohorts.upload_bytes(state, site)
+        if expected is None:
+            task = runs.task_for(state, site)
+            if task is None or state.terms.secure is not None:
+                raise ForbiddenError(f"this run waits for no update from {site}; ask for a task")
+            expected = size_of(state.terms, task.kind)
         if ref.size != expected:
             word = "large" if ref.size > expected else "small"
             raise CodecError(f"too {word}: the update must have {expected} bytes, this has {ref.size}")
@@ -151,25 +205,29 @@ class Coordinator:
         plan = self._plan_of(study_of(run))
         if site not in state.sites and site != plan.researcher:
             raise ForbiddenError(f"{site} is not of this run")
-        if digest not in _references(state):
+        if digest not in references(state):
             raise NotFoundError("the run has no such blob now; ask for a task again")
 
     def leave(self, run: RunId, site: SiteId, reason: str) -> None:
         """A site took its approval back."""
-        self._decide(run, lambda _: runs.Left(site, reason))
+        self._decide(run, lambda _: commands.Left(site, reason))
 
     def withdraw(self, run: RunId, reason: str) -> None:
         """End a run."""
-        self._decide(run, lambda _: runs.Withdrawn(reason))
+        self._decide(run, lambda _: commands.Withdrawn(reason))
 
     def tick(self) -> float | None:
         """Let time pass in every run; the next instant at which this is worth doing, or None."""
         now = self._clock.now()
         instants: list[float] = []
         for run in self.active():
-            self._decide(run.terms.run, lambda current: runs.Ticked(self._present(current)))
+            self._decide(run.terms.run, lambda current: commands.Ticked(self._present(current)))
             state = self.state(run.terms.run)
-            if (deadline := runs.due(state)) is not None:
+            if self.cohorts.tick(state, self._present(state)) or self.cohorts.ended(state):
+                self._settle_cohort(run.terms.run)
+            state = self.state(run.terms.run)
+            deadline = self.cohorts.due(state) if state.phase is runs.Phase.SECURING else runs.due(state)
+            if deadline is not None:
                 # Absences are noticed by looking, so look a few times in the span that makes one.
                 instants.append(min(deadline, now + state.terms.absence_seconds / 4))
         return min(instants, default=None)
@@ -183,9 +241,10 @@ class Coordinator:
         state = self.state(run)
         if state.phase is not runs.Phase.COMBINING:
             return
-        digests = _references(state) | _updates(state)
+        digests = references(state) | self._updates(state)
+        cohort = self.cohorts.state(state) if state.terms.secure else None
         try:
-            result = combine(state, self._plan_of(study_of(run)), self._blobs)
+            result = combine(state, self._plan_of(study_of(run)), self._blobs, cohort)
         except (DigestMismatchError, NotFoundError, TensorMismatchError) as error:
             failed = _failed(state, error)
             self._decide(run, lambda _: failed)
@@ -194,6 +253,11 @@ class Coordinator:
             digests |= {ref.digest for ref in refs if ref is not None}
             self._decide(run, lambda current: replace(result, present=self._present(current)))
         self._forget(digests)
+
+    def step(self, run: Run) -> str:
+        """What tells the run's present step from every other: when it changes, sites may have something to do."""
+        stage = self.cohorts.state(run).stage if run.phase is runs.Phase.SECURING else run.phase.value
+        return f"{run.round.number if run.round else 0}/{run.cohort}/{stage}"
 
     def active(self) -> list[Run]:
         """Runs that have not ended."""
@@ -232,7 +296,7 @@ class Coordinator:
     def _decide(
         self,
         run: RunId,
-        command: Callable[[Run], runs.Command],
+        command: Callable[[Run], commands.Command],
         *,
         receipt: Callable[[list[RunEvent]], Receipt] | None = None,
         sender: SiteId | None = None,
@@ -276,43 +340,36 @@ class Coordinator:
         return state
 
     def _present(self, run: Run) -> frozenset[SiteId]:
+        """Sites heard of lately; under secure aggregation a crowd of them in which all share keys with all."""
         since = self._clock.now() - run.terms.absence_seconds
-        return frozenset(site for site in run.sites if self._seen.get(site, self._booted) > since)
+        there = frozenset(site for site in run.sites if self._seen.get(site, self._booted) > since)
+        secure = run.terms.secure
+        is_chosen = secure is not None and run.phase in {runs.Phase.GATHERING, runs.Phase.COMBINING}
+        return self._rosters.paired(secure.roster, there) if secure and is_chosen else there
 
-    def _with_bytes(self, task: Task) -> Task:
-        statistics = task.standardization
-        return msgspec.structs.replace(
-            task,
-            base_inline=self._small(task.base),
-            standardization_inline=self._small(statistics) if statistics else b"",
-        )
+    def _assignments(self, run: Run, site: SiteId) -> Iterator[Assignment]:
+        for found in (self.cohorts.task_for(run, site), runs.task_for(run, site)):
+            if found is not None:
+                yield found
+        secure = run.terms.secure
+        if secure is not None and site in run.sites:
+            pairing = self._rosters.task_for(run.terms.run, run.terms.study, secure.roster, site, run.sites)
+            if pairing is not None:
+                yield pairing
 
-    def _small(self, ref: BlobRef) -> bytes:
-        return bytes(self._blobs.read(ref.digest, 0, ref.size)) if ref.size <= INLINE_BYTES else b""
+    def _settle_cohort(self, run: RunId) -> None:
+        """Tell the run how its cohort ended, if it has."""
+        state = self.state(run)
+        ended = self.cohorts.ended(state)
+        if ended is not None:
+            self._decide(run, lambda _: ended)
+        else:
+            self._changed(state)
 
-    def _stored(self, site: SiteId, contribution: Contribution) -> Contribution:
-        """The contribution with its inline bytes put into the blob store."""
-        inline, ref = contribution.update_inline, contribution.update
-        if not inline:
-            return contribution
-        if ref is None or ref.size != len(inline) or canonical.digest(inline) != ref.digest:
-            raise PeerProtocolError("the inline update is not the one that the message names")
-        state = self.state(contribution.run)
-        if _is_wanted(state, site, contribution):
-            self._blobs.put(inline)
-        return msgspec.structs.replace(contribution, update_inline=b"")
-
-    def _flaw(self, ref: BlobRef, contribution: Contribution) -> str:
-        """What is wrong with the update's bytes, in words, or nothing."""
-        plan = self._plan_of(study_of(contribution.run))
-        manifest = plan.manifest if contribution.kind == "train" else statistics_manifest(plan.data)
-        try:
-            if self._blobs.size(ref.digest) != ref.size:
-                return "the update has another size than the message says"
-            check_file(self._blobs, ref, manifest)
-        except CodecError as error:
-            return str(error)
-        return ""
+    def _updates(self, run: Run) -> set[Digest]:
+        accepted = run.round.accepted.values() if run.round else ()
+        plain = {event.update.digest for event in accepted if event.update is not None}
+        return plain | {ref.digest for ref in self.cohorts.vectors(run)}
 
     def _forget(self, digests: set[Digest]) -> None:
         """Delete blobs that no run and no plan needs; equal bytes of two sites or runs are one blob."""
@@ -321,46 +378,18 @@ class Coordinator:
                 self._load(run.terms.run)  # What was written by another hub counts too.
             kept: set[Digest] = set()
             for run in self._runs.values():
-                kept |= _references(run) if run.is_ended else _references(run) | _updates(run)
+                kept |= references(run) if run.is_ended else references(run) | self._updates(run)
             for stream in self._log.streams("plan:"):
-                kept |= _named(self._plan_of(stream.removeprefix("plan:")))
+                kept |= named(self._plan_of(stream.removeprefix("plan:")))
             self._blobs.delete(digests - kept)
 
 
-def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
-    """What of a plan decides how its run goes."""
-    first: tuple[Kind, ...] = ("statistics",) if plan.data.scaling == "federated" else ()
-    train: tuple[Kind, ...] = tuple("train" for _ in range(plan.training.rounds))
-    return RunTerms(
-        run=run,
-        study=study_of(run),
-        sites=sites,
-        quorum=plan.min_participants,
-        agenda=(*first, *train, "evaluate"),
-        update_size=plan.initial.size,
-        statistics_size=tensors.file_bytes(statistics_manifest(plan.data)),
-        max_records=plan.limits.max_records,
-        round_timeout_seconds=plan.limits.round_timeout_seconds,
-        absence_seconds=plan.limits.absence_seconds,
-        patience=plan.limits.patience,
-        expires=plan.expires,
-    )
-
-
-def _failed(state: Run, error: WardroundError) -> runs.Failed:
+def _failed(state: Run, error: WardroundError) -> commands.Failed:
     number, sites = (state.round.number, sorted(state.round.accepted)) if state.round else (0, [])
     who = "the hub's operator, whose store has lost a blob"
     if isinstance(error, TensorMismatchError):
         who = f"the researcher; an update of one of {', '.join(sites)} is too large to be added"
-    return runs.Failed(number, f"round {number} cannot be combined: {error}. Must act: {who}")
-
-
-def _is_wanted(state: Run, site: SiteId, contribution: Contribution) -> bool:
-    """Whether the run waits for such an update from this site, so that its bytes must be read."""
-    task, ref = runs.task_for(state, site), contribution.update
-    if task is None or (task.number, task.kind) != (contribution.number, contribution.kind):
-        return False
-    return ref is not None and ref.size == _size_of(state.terms, task.kind) > 0
+    return commands.Failed(number, f"round {number} cannot be combined: {error}. Must act: {who}")
 
 
 def _receipt(contribution: Contribution, new: list[RunEvent]) -> Receipt:
@@ -368,22 +397,3 @@ def _receipt(contribution: Contribution, new: list[RunEvent]) -> Receipt:
     if isinstance(first, UpdateRefused):
         return Receipt(contribution.command, "round-closed" if first.late else "refused", first.reason)
     return Receipt(contribution.command, "accepted")
-
-
-def _size_of(terms: RunTerms, kind: Kind) -> int:
-    return {"statistics": terms.statistics_size, "train": terms.update_size, "evaluate": 0}[kind]
-
-
-def _references(run: Run) -> set[Digest]:
-    refs = [run.model, *run.server_state, *([run.standardization] if run.standardization else [])]
-    return {ref.digest for ref in refs}
-
-
-def _named(plan: Plan) -> set[Digest]:
-    package = {plan.model.package.digest} if isinstance(plan.model, CodePackage) else set()
-    return {plan.initial.digest} | package
-
-
-def _updates(run: Run) -> set[Digest]:
-    accepted = run.round.accepted.values() if run.round else ()
-    return {event.update.digest for event in accepted if event.update is not None}

@@ -8,10 +8,12 @@ metrics, and, where the site takes no part, the code of the reason.
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from wardround.aggregation import standardization
 from wardround.clinical import contract as data_contract
@@ -23,20 +25,38 @@ from wardround.errors import (
     ConfigError,
     CryptoError,
     PolicyError,
+    ProtocolError,
     TooFewRecordsError,
     TrainingError,
     UnavailableError,
     WardroundError,
 )
-from wardround.ids import CommandId, RunId, SiteId, StudyId
+from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId
 from wardround.ports import Files, HubClient, RecordSource, Trained, Worker
-from wardround.protocol.messages import INLINE_BYTES, Contribution, Receipt, Task
-from wardround.protocol.plan import BlobRef, CodePackage, Plan, statistics_manifest
+from wardround.protocol.agenda import terms_of
+from wardround.protocol.messages import (
+    INLINE_BYTES,
+    Assignment,
+    CohortAnswer,
+    CohortTask,
+    Contribution,
+    Evaluation,
+    Kind,
+    PairTask,
+    Receipt,
+    Task,
+)
+from wardround.protocol.plan import BlobRef, CodePackage, Plan, SecureAggregation, statistics_manifest
 from wardround.protocol.policy import SitePolicy
+from wardround.protocol.secure import evaluation_sums, statistics_values
+from wardround.secagg.messages import Agreements, Answer, Delivery, Invitation, Survivors, Unmaskable
+from wardround.secagg.terms import Terms
+from wardround.services.masking import masked_pieces, weight_of
+from wardround.services.membership import Membership, refusal
 
 __all__ = ["Participant", "Progress"]
 
-Progress = Callable[[str, Task], None]
+Progress = Callable[[str, Assignment], None]
 """Told what is being done: "loading", "fetching", "training", "sending", "done", or "declined, " and why."""
 
 
@@ -72,20 +92,116 @@ class Participant:
         policy: SitePolicy,
         source: Callable[[Plan], RecordSource],
         worker: Callable[[Plan, StudyTable, bytes | None], Worker],
+        membership: Membership | None = None,
         progress: Progress = lambda _what, _task: None,
     ) -> None:
         self._site, self._approvals, self._hub, self._files = site, approvals, hub, files
         self._policy, self._source, self._worker, self._progress = policy, source, worker, progress
+        self._membership = membership
         self._tables: dict[RunId, StudyTable] = {}
         self._workers: dict[RunId, Worker] = {}
+        self._held: dict[RunId, _Held] = {}
         self._lock = threading.Lock()
 
-    def perform(self, task: Task) -> Receipt:
-        """Do what a task asks, as far as plan, approval and policy allow, and hand in the answer.
+    def perform(self, assignment: Assignment) -> Receipt:
+        """Do what an assignment asks, as far as plan, approval and policy allow, and hand in the answer.
 
         Raises:
-            UnavailableError: The hub or the records did not answer; the task can be performed again.
+            UnavailableError: The hub or the records did not answer; the assignment can be performed again.
         """
+        match assignment:
+            case Task():
+                return self._perform(assignment)
+            case CohortTask():
+                return self._step(assignment)
+            case PairTask():
+                return self._pair(assignment)
+
+    def _pair(self, task: PairTask) -> Receipt:
+        plan = self._approvals.approved_plan(task.study)
+        return self._hub.pair(self._member().pair(task, plan))
+
+    def _step(self, task: CohortTask) -> Receipt:
+        """Take one step of a cohort; where that is not acceptable, leave the cohort and say so."""
+        inline = b""
+        try:
+            answer, inline = self._answer(task)
+        except UnavailableError:
+            raise
+        except (PolicyError, ProtocolError, ClinicalError, TrainingError, CodecError, CryptoError) as error:
+            self._progress(f"left the cohort, {error.code}: {error}", task)
+            transcript = self._member().transcript(task)
+            answer = Unmaskable(transcript, refusal(error))
+        said = CohortAnswer(run=task.run, number=task.number, cohort=task.cohort, answer=answer, inline=inline)
+        return self._hub.answer(said)
+
+    def _answer(self, task: CohortTask) -> tuple[Answer, bytes]:
+        plan = self._approvals.approved_plan(task.study)
+        member = self._member()
+        match task.step:
+            case Invitation():
+                return member.share(task, task.step.terms, plan), b""
+            case Delivery():
+                return self._masked(task, task.step, plan)
+            case Survivors():
+                return member.agree(task, task.step), b""
+            case Agreements():
+                return member.reveal(task, task.step), b""
+
+    def _masked(self, task: CohortTask, step: Delivery, plan: Plan) -> tuple[Answer, bytes]:
+        member = self._member()
+        state = member.ready(task, step)
+        held = self._holding(task, state.terms, plan)
+        self._progress("masking", task)
+        weight = weight_of(held.records, state.terms, state.terms.members.index(self._site))
+        sums = np.concatenate([[float(weight)], held.sums]) if held.kind == "train" else held.sums
+        pieces = masked_pieces(state, plan, self._files, held.update, sums, weight)
+        descriptor, ref = self._files.keep(task.run, pieces)
+        answer = member.masked(task, state, ref.digest)
+        if ref.size <= INLINE_BYTES:
+            return answer, self._files.read(descriptor, ref.size)
+        self._progress("sending", task)
+        self._hub.upload(task.run, ref, descriptor)
+        return answer, b""
+
+    def _holding(self, task: CohortTask, agreed: Terms, plan: Plan) -> "_Held":
+        """What this site has for the cohort; made again where a crash has lost it."""
+        held = self._held.get(task.run)
+        if held is None or held.number != task.number:
+            base = BlobRef(agreed.bases[agreed.members.index(self._site)], plan.initial.size)
+            size = tensors.file_bytes(statistics_manifest(plan.data))
+            statistics = BlobRef(Digest(agreed.standardization), size) if agreed.standardization else None
+            kind = terms_of(task.run, plan, ()).agenda[task.number - 1]
+            again = Task(
+                run=task.run, study=task.study, number=task.number, kind=kind, base=base, standardization=statistics
+            )
+            held = self._hold(again, plan)
+        return held
+
+    def _hold(self, task: Task, plan: Plan) -> "_Held":
+        """Do a task's work and hold what came of it, for a cohort."""
+        table = self._table(task, plan)
+        training = int(np.count_nonzero(~table.held_out))
+        records = min(training, plan.limits.max_records, self._policy.max_records)
+        if task.kind == "statistics":
+            numeric = data_contract.numeric_features(plan.data)
+            sums = statistics_values(standardization.site_sums(table.features[~table.held_out], numeric))
+            held = _Held(task.number, task.kind, records, sums, None, None, 0.0)
+        else:
+            trained = self._trained(task, plan, table)
+            shown = trained.evaluation if plan.secure and plan.secure.site_metrics else None
+            sums = np.empty(0) if shown else evaluation_sums(trained.evaluation, plan.data)
+            weight = min(trained.records, records) or records
+            held = _Held(task.number, task.kind, weight, sums, trained.update, shown, round(trained.seconds, 3))
+        self._held[task.run] = held
+        return held
+
+    def _member(self) -> Membership:
+        if self._membership is None:
+            raise PolicyError("this node has no keys for secure aggregation; `wardround node card` makes them")
+        return self._membership
+
+    def _perform(self, task: Task) -> Receipt:
         try:
             contribution = self._contribution(task)
         except UnavailableError:
@@ -112,6 +228,7 @@ class Participant:
         """Let go of a run's records and end its worker."""
         with self._lock:
             self._tables.pop(run, None)
+            self._held.pop(run, None)
             worker = self._workers.pop(run, None)
         self._files.keep_only(run, frozenset())
         if worker is not None:
@@ -124,6 +241,8 @@ class Participant:
 
     def _contribution(self, task: Task) -> Contribution:
         plan = self._approvals.approved_plan(task.study)
+        if plan.secure is not None:
+            return self._readiness(task, plan, plan.secure)
         table = self._table(task, plan)
         training = int(np.count_nonzero(~table.held_out))
         records = min(training, plan.limits.max_records, self._policy.max_records)
@@ -147,6 +266,20 @@ class Participant:
             evaluation=trained.evaluation,
             train_seconds=round(trained.seconds, 3),
             update_inline=inline,
+        )
+
+    def _readiness(self, task: Task, plan: Plan, secure: SecureAggregation) -> Contribution:
+        """Do the work, hold it, and say only that this site is ready."""
+        self._member().roster(secure.roster)
+        held = self._hold(task, plan)
+        return Contribution(
+            command=CommandId(""),
+            run=task.run,
+            number=task.number,
+            kind=task.kind,
+            evaluation=held.shown,
+            train_seconds=held.seconds,
+            nonce=self._member().nonce(task.run, task.number),
         )
 
     def _table(self, task: Task, plan: Plan) -> StudyTable:
@@ -203,6 +336,19 @@ class Participant:
     def _small(self, ref: BlobRef, scope: str, inline: bytes) -> bytes:
         path = self._files.fetch(ref, scope, self._hub, inline)
         return self._files.bytes_of(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What came of a round's work, until a cohort has added it up; `update` is the worker's file."""
+
+    number: int
+    kind: Kind
+    records: int
+    sums: npt.NDArray[np.float64]
+    update: int | None
+    shown: Evaluation | None
+    seconds: float
 
 
 def _named(contribution: Contribution, site: SiteId) -> Contribution:

@@ -2,12 +2,14 @@
 
 A download goes to ``incoming.part``, which is renamed when its digest is right, so a file under its digest
 is whole. Global models are no patient's records, but may have learned from them: the folder is 0700.
+What a run keeps on its way out (``kept-<scope>``) is masked already: by itself it says nothing.
 """
 
 import errno
 import hashlib
 import os
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wardround.errors import DigestMismatchError, StorageFullError, UnavailableError
@@ -28,6 +30,9 @@ class FolderModelFiles:
         self._folder = folder
         self._lock = threading.Lock()
         self._kept: dict[str, frozenset[Digest]] = {}
+        self._outgoing: dict[str, int] = {}
+        for path in folder.glob("kept-*"):
+            path.unlink()
 
     def fetch(self, ref: BlobRef, scope: str, hub: HubClient, inline: bytes) -> str:
         """See `wardround.ports.Files`."""
@@ -56,9 +61,14 @@ class FolderModelFiles:
     def keep_only(self, scope: str, digests: frozenset[Digest]) -> None:
         """See `wardround.ports.Files`."""
         with self._lock:
+            if not digests and (descriptor := self._outgoing.pop(scope, None)) is not None:
+                os.close(descriptor)
+                (self._folder / f"kept-{scope}").unlink(missing_ok=True)
             self._kept[scope] = digests
             kept = frozenset().union(*self._kept.values())
-            self._forget([path for path in self._folder.iterdir() if path.name not in kept])
+            self._forget(
+                [path for path in self._folder.iterdir() if path.name not in kept and not path.name.startswith("kept-")]
+            )
 
     def _forget(self, dropped: list[Path]) -> None:
         spare = self._folder / "incoming.part"
@@ -73,6 +83,39 @@ class FolderModelFiles:
     def read(self, descriptor: int, size: int) -> bytes:
         """See `wardround.ports.Files`."""
         return os.pread(descriptor, size, 0)
+
+    def chunks(self, descriptor: int, start: int, stop: int, size: int) -> Iterator[memoryview]:
+        """See `wardround.ports.Files`."""
+        buffer = memoryview(bytearray(min(size, stop - start)))
+        while start < stop:
+            piece = buffer[: stop - start]
+            count = os.preadv(descriptor, [piece], start)
+            if count != len(piece):
+                raise UnavailableError("a file of this node is shorter than it should be")
+            start += count
+            yield piece
+
+    def keep(self, scope: str, pieces: Iterable[memoryview]) -> tuple[int, BlobRef]:
+        """See `wardround.ports.Files`."""
+        with self._lock:
+            if scope not in self._outgoing:
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                self._outgoing[scope] = os.open(self._folder / f"kept-{scope}", flags, 0o600)
+            descriptor = self._outgoing[scope]
+        digest, size = hashlib.sha256(), 0
+        try:
+            for piece in pieces:
+                digest.update(piece)
+                rest = piece
+                while rest:
+                    written = os.pwrite(descriptor, rest, size)
+                    rest, size = rest[written:], size + written
+            os.ftruncate(descriptor, size)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StorageFullError(f"the disk of {self._folder} is full") from None
+            raise UnavailableError(f"the folder {self._folder} cannot be written: {type(error).__name__}") from None
+        return descriptor, BlobRef(Digest(digest.hexdigest()), size)
 
     def _write(self, part: Path, data: bytes) -> str:
         part.unlink(missing_ok=True)

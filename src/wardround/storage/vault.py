@@ -27,6 +27,9 @@ _SETUP = (
 )
 
 
+_LAST = chr(0x10FFFF)
+
+
 class SealedVault:
     """`wardround.ports.Vault` in the file `path`, readable with the 32-byte `key`; may be shared by threads.
 
@@ -99,7 +102,9 @@ class SealedVault:
             UnavailableError: The file did not answer.
         """
         with self._translated():
-            rows = self._connection.execute("SELECT name FROM sealed WHERE name >= ? ORDER BY name", (prefix,))
+            rows = self._connection.execute(
+                "SELECT name FROM sealed WHERE name >= ? AND name < ? ORDER BY name", (prefix, prefix + _LAST)
+            )
             return [name for (name,) in rows if name.startswith(prefix)]
 
     def close(self) -> None:

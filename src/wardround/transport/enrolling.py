@@ -7,7 +7,7 @@ from wardround.errors import InviteError
 from wardround.ids import SiteId
 from wardround.protocol.invite import parse_invite
 from wardround.protocol.messages import Enrolment, Role
-from wardround.transport import http
+from wardround.transport import connection
 
 __all__ = ["Newcomer", "enrol"]
 
@@ -34,8 +34,8 @@ def enrol(line: str, *, role: Role) -> Newcomer:
     invite = parse_invite(line)
     if invite.role != role:
         raise InviteError(f"this invite is for a {invite.role}, not for a {role}; it has not been used up")
-    authority = http.fetch_authority(invite.url, invite.authority)
+    authority = connection.fetch_authority(invite.url, invite.authority)
     key = signing.generate()
     request = certificate.request(invite.name, key)
-    enrolled = http.enrol(invite.url, authority, Enrolment(invite.secret, request))
+    enrolled = connection.enrol(invite.url, authority, Enrolment(invite.secret, request))
     return Newcomer(invite.name, invite.url, key, enrolled.certificate, authority)

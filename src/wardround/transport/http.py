@@ -8,66 +8,46 @@ that carried the challenge of an earlier boot; blobs resume where they broke off
 
 import base64
 import hashlib
-import hmac
 import http.client
 import os
 import secrets
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Literal, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
 from wardround.crypto import http_signature, signing
-from wardround.errors import CodecError, ConfigError, CryptoError, UnavailableError, WardroundError, by_code
+from wardround.errors import CodecError, CryptoError, UnavailableError
 from wardround.ids import Digest, RunId, SiteId, StudyId
 from wardround.protocol import messages
 from wardround.protocol.messages import (
+    Assignment,
+    CohortAnswer,
     Contribution,
     Decision,
-    Enrolled,
-    Enrolment,
     Identity,
-    Problem,
+    PairAnswer,
     Proposal,
     Receipt,
     RunStatus,
     StudyStatus,
-    Task,
     TaskRequest,
 )
 from wardround.protocol.plan import BlobRef, SignedPlan
+from wardround.secagg.opening import Evidence
+from wardround.secagg.roster import RosterMember, SignedRoster
+from wardround.transport.connection import BROKEN, PIECE, address, connect, error_of, problem_of, tls_context
 
-__all__ = ["HttpHub", "clock_offset", "enrol", "fetch_authority", "tls_context"]
+__all__ = ["HttpHub"]
 
 _T = TypeVar("_T")
-_PIECE = 1024 * 1024
 _RESUMES = 5
 _EMPTY = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
-_BROKEN = (OSError, http.client.HTTPException)
 _CREATED = 201
-
-
-def tls_context(authority: bytes) -> ssl.SSLContext:
-    """TLS 1.3 and nothing older, trusting this authority's PEM certificate and no other.
-
-    Raises:
-        ConfigError: `authority` is no PEM certificate.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    try:
-        context.load_verify_locations(cadata=authority.decode())
-    except (ssl.SSLError, ValueError):
-        raise ConfigError(
-            "the authority's file is no PEM certificate; enrol again, or ask the hub's operator"
-        ) from None
-    return context
 
 
 class HttpHub:
@@ -76,21 +56,49 @@ class HttpHub:
     def __init__(
         self, url: str, *, name: SiteId, key: signing.PrivateKey, authority: bytes, timeout_seconds: float = 60.0
     ) -> None:
-        self._host, self._port = _address(url)
+        self._host, self._port = address(url)
         self._name, self._key = name, key
         self._context = tls_context(authority)
         self._timeout = timeout_seconds
         self._local = threading.local()
         self._challenge = "none"
 
-    def next_task(self, request: TaskRequest) -> Task | None:
+    def next_task(self, request: TaskRequest) -> Assignment | None:
         """See `wardround.ports.HubClient`."""
         answer = self._call("POST", "/v1/tasks", messages.encode(request))
-        return messages.decode(answer, Task) if answer else None
+        return messages.decode(answer, Assignment) if answer else None  # type: ignore[arg-type]
 
     def contribute(self, contribution: Contribution) -> Receipt:
         """See `wardround.ports.HubClient`."""
         return self._message("POST", "/v1/contributions", contribution, Receipt)
+
+    def answer(self, answer: CohortAnswer) -> Receipt:
+        """See `wardround.ports.HubClient`."""
+        return self._message("POST", "/v1/cohorts", answer, Receipt)
+
+    def pair(self, answer: PairAnswer) -> Receipt:
+        """See `wardround.ports.HubClient`."""
+        return self._message("POST", "/v1/pairs", answer, Receipt)
+
+    def roster(self, digest: Digest) -> SignedRoster:
+        """See `wardround.ports.HubClient`."""
+        return self._message("GET", f"/v1/rosters/{digest}", None, SignedRoster)
+
+    def publish_roster(self, signed: SignedRoster) -> None:
+        """Hand in a roster that its officers have signed."""
+        self._call("POST", "/v1/rosters", messages.encode(signed))
+
+    def cards(self) -> list[RosterMember]:
+        """Every site's public keys, as the hub says; officers compare them with the sites before they sign."""
+        return messages.decode(self._call("GET", "/v1/cards"), list[RosterMember])
+
+    def put_card(self, card: RosterMember) -> None:
+        """Hand in this site's public keys."""
+        self._call("POST", "/v1/cards", messages.encode(card))
+
+    def evidence(self, run: RunId, number: int, cohort: int) -> Evidence:
+        """A cohort's signed transcript, unverified."""
+        return self._message("GET", f"/v1/runs/{run}/cohorts/{number}/{cohort}", None, Evidence)
 
     def plan(self, study: StudyId) -> SignedPlan:
         """See `wardround.ports.HubClient`."""
@@ -135,7 +143,7 @@ class HttpHub:
                 return
             try:
                 self._send_part(target, ref, source, start)
-            except _BROKEN as error:
+            except BROKEN as error:
                 self.close()
                 if attempt == _RESUMES:
                     raise UnavailableError(
@@ -164,14 +172,14 @@ class HttpHub:
             except ssl.SSLCertVerificationError as error:
                 self.close()
                 raise CryptoError(f"the hub's certificate is not valid: {error.verify_message}") from None
-            except _BROKEN as error:
+            except BROKEN as error:
                 self.close()
                 raise UnavailableError(f"the hub did not answer: {type(error).__name__}") from None
             if response.status < 400:
                 return answer
-            problem = _problem(response.status, answer)
+            problem = problem_of(response.status, answer)
             if not problem.challenge or problem.challenge == self._challenge:
-                raise _error(problem)
+                raise error_of(problem)
             self._challenge = problem.challenge
         raise UnavailableError("the hub keeps changing its challenge")
 
@@ -205,12 +213,12 @@ class HttpHub:
     def _connection(self) -> http.client.HTTPSConnection:
         connection = getattr(self._local, "connection", None)
         if connection is None or connection.sock is None:
-            connection = _connect(self._host, self._port, self._context, self._timeout)
+            connection = connect(self._host, self._port, self._context, self._timeout)
             self._local.connection = connection
         return connection
 
     def _pieces(self, target: str, size: int) -> Iterator[memoryview]:
-        held, failures, buffer = 0, 0, memoryview(bytearray(min(_PIECE, size)))
+        held, failures, buffer = 0, 0, memoryview(bytearray(min(PIECE, size)))
         while held < size:
             try:
                 response = self._get_from(target, held)
@@ -220,7 +228,7 @@ class HttpHub:
                 if held < size:
                     raise http.client.IncompleteRead(b"")
                 response.read()
-            except _BROKEN as error:
+            except BROKEN as error:
                 self.close()
                 failures += 1
                 if failures > _RESUMES:
@@ -235,9 +243,9 @@ class HttpHub:
                     self.close()
                     raise UnavailableError("the hub does not resume downloads")
                 return response
-            problem = _problem(response.status, response.read(65536))
+            problem = problem_of(response.status, response.read(65536))
             if not problem.challenge or problem.challenge == self._challenge:
-                raise _error(problem)
+                raise error_of(problem)
             self._challenge = problem.challenge
         raise UnavailableError("the hub keeps changing its challenge")
 
@@ -255,9 +263,9 @@ class HttpHub:
             status, answer = self._stream(target, headers, source, start, ref.size)
             if status < 300:
                 return
-            problem = _problem(status, answer)
+            problem = problem_of(status, answer)
             if not problem.challenge or problem.challenge == self._challenge:
-                raise _error(problem)
+                raise error_of(problem)
             self._challenge = problem.challenge
         raise UnavailableError("the hub keeps changing its challenge")
 
@@ -267,7 +275,7 @@ class HttpHub:
         for name, value in headers.items():
             connection.putheader(name, value)
         connection.endheaders()
-        buffer = memoryview(bytearray(min(_PIECE, stop - start)))
+        buffer = memoryview(bytearray(min(PIECE, stop - start)))
         try:
             while start < stop:
                 count = os.preadv(source, [buffer[: stop - start]], start)
@@ -291,92 +299,3 @@ class HttpHub:
         if status < 300:
             raise ConnectionResetError
         return status, answer
-
-
-def fetch_authority(url: str, fingerprint: Digest) -> bytes:
-    """The hub's CA certificate, if its fingerprint is the one that the invite names.
-
-    Raises:
-        CryptoError: Another certificate: this is not the hub that the invite is for.
-        UnavailableError: No answer.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # Nothing is known yet; the fingerprint below decides.
-    answer = _plain_call(url, context, "GET", "/v1/authority", b"")
-    if not hmac.compare_digest(hashlib.sha256(answer).hexdigest(), fingerprint):
-        raise CryptoError("this hub's authority is not the one that the invite names; do not enrol here")
-    return answer
-
-
-def enrol(url: str, authority: bytes, enrolment: Enrolment) -> Enrolled:
-    """Hand in an invite and a certificate request.
-
-    Raises:
-        InviteError: The invite is unknown, expired or was used.
-        UnavailableError: No answer.
-    """
-    body = messages.encode(enrolment)
-    return messages.decode(_plain_call(url, tls_context(authority), "POST", "/v1/enrolments", body), Enrolled)
-
-
-def clock_offset(url: str, authority: bytes) -> tuple[float, float]:
-    """How many seconds the hub's clock is ahead of this one, and how long the question took.
-
-    Raises:
-        UnavailableError: No answer.
-    """
-    started = time.time()
-    answer = _plain_call(url, tls_context(authority), "GET", "/healthz", b"")
-    took = time.time() - started
-    hub_time = float(msgspec.json.decode(answer, type=dict[str, object])["time"])  # type: ignore[arg-type]
-    return hub_time - started - took / 2, took
-
-
-def _plain_call(url: str, context: ssl.SSLContext, method: str, target: str, body: bytes) -> bytes:
-    host, port = _address(url)
-    connection = _connect_lazily(host, port, context, 20.0)
-    try:
-        connection.request(method, target, body=body or None)
-        response = connection.getresponse()
-        answer = response.read(messages.MAX_MESSAGE_BYTES)
-    except ssl.SSLCertVerificationError as error:
-        raise CryptoError(f"the hub's certificate is not valid: {error.verify_message}") from None
-    except _BROKEN as error:
-        raise UnavailableError(f"no answer from {host}:{port}: {type(error).__name__}") from None
-    finally:
-        connection.close()
-    if response.status >= 400:
-        raise _error(_problem(response.status, answer))
-    return answer
-
-
-def _connect(host: str, port: int, context: ssl.SSLContext, timeout: float) -> http.client.HTTPSConnection:
-    connection = _connect_lazily(host, port, context, timeout)
-    connection.connect()
-    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def _connect_lazily(host: str, port: int, context: ssl.SSLContext, timeout: float) -> http.client.HTTPSConnection:
-    return http.client.HTTPSConnection(host, port, context=context, timeout=timeout, blocksize=_PIECE)
-
-
-def _address(url: str) -> tuple[str, int]:
-    with suppress(ValueError):
-        parts = urlsplit(url)
-        if parts.scheme == "https" and parts.hostname and parts.path in {"", "/"}:
-            return parts.hostname, parts.port or 443
-    raise ConfigError(f"a hub's address looks like https://hub.example.org:8443, not {url!r}")
-
-
-def _problem(status: int, body: bytes) -> Problem:
-    try:
-        return msgspec.json.decode(body, type=Problem)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return Problem(type=UnavailableError.code, title="", status=status, detail=f"the hub answered {status}")
-
-
-def _error(problem: Problem) -> WardroundError:
-    return by_code(problem.type)(problem.detail)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from wardround.errors import ForbiddenError, LocalProtocolError, PeerProtocolError
 from wardround.protocol import events as happened
 from wardround.protocol import run as runs
+from wardround.protocol.commands import Combined, Contributed, Failed, Left, Ticked, Withdrawn
 from wardround.protocol.events import (
     GatheringExtended,
     RoundClosed,
@@ -26,7 +27,7 @@ from wardround.protocol.events import (
 )
 from wardround.protocol.messages import Contribution
 from wardround.protocol.plan import BlobRef
-from wardround.protocol.run import Combined, Contributed, Failed, Left, Phase, Ticked, Withdrawn
+from wardround.protocol.run import Phase
 
 SITES = ("a", "b", "c")
 RUN = "0" * 64 + ".1"

@@ -242,8 +242,8 @@ def test_a_task_carries_its_small_blobs_and_is_not_given_to_the_busy(bench):
     task = bench.task("berlin")
     assert canonical.digest(task.base_inline) == task.base.digest
     assert canonical.digest(task.standardization_inline) == task.standardization.digest
-    assert bench.coordinator.next_task("berlin", TaskRequest(((bench.run, 2),))) is None
-    assert bench.coordinator.next_task("berlin", TaskRequest(((bench.run, 1),))) == task
+    assert bench.coordinator.next_task("berlin", TaskRequest((bench.run,))) is None
+    assert bench.coordinator.next_task("berlin", TaskRequest((f"{bench.study}.2",))) == task
 
 
 def test_a_full_disk_while_appending_loses_nothing(bench):
@@ -381,7 +381,7 @@ def test_an_update_that_becomes_wanted_between_check_and_decision_is_read_all_th
 def test_an_update_that_is_gone_when_it_is_decided_is_asked_for_again(bench):
     bench.blobs.put(good())
     answer = bench.answer("berlin", update_inline=b"")
-    real, count = bench.coordinator._flaw, []
+    real, count = bench.coordinator._run_blobs.flaw, []
 
     def forgotten(ref, contribution):
         flaw = real(ref, contribution)
@@ -389,7 +389,7 @@ def test_an_update_that_is_gone_when_it_is_decided_is_asked_for_again(bench):
         count.append(ref)
         return flaw
 
-    bench.coordinator._flaw = forgotten
+    bench.coordinator._run_blobs.flaw = forgotten
     with pytest.raises(PeerProtocolError, match="upload it first"):
         bench.coordinator.contribute("berlin", answer)
     assert count

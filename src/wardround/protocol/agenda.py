@@ -1,0 +1,32 @@
+"""From a plan to the terms of its run: which rounds there are, and what bounds them."""
+
+from typing import Literal
+
+from wardround.codec import tensors
+from wardround.ids import RunId, SiteId, study_of
+from wardround.protocol.events import RunTerms
+from wardround.protocol.plan import Plan, statistics_manifest
+from wardround.protocol.secure import secure_terms
+
+__all__ = ["terms_of"]
+
+
+def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
+    """What of a plan decides how its run goes."""
+    first: list[Literal["statistics"]] = ["statistics"] if plan.data.scaling == "federated" else []
+    train: list[Literal["train"]] = ["train"] * plan.training.rounds
+    return RunTerms(
+        run=run,
+        study=study_of(run),
+        sites=sites,
+        quorum=plan.min_participants,
+        agenda=(*first, *train, "evaluate"),
+        update_size=plan.initial.size,
+        statistics_size=tensors.file_bytes(statistics_manifest(plan.data)),
+        max_records=plan.limits.max_records,
+        round_timeout_seconds=plan.limits.round_timeout_seconds,
+        absence_seconds=plan.limits.absence_seconds,
+        patience=plan.limits.patience,
+        expires=plan.expires,
+        secure=secure_terms(plan),
+    )

@@ -1,0 +1,1 @@
+"""Secure aggregation: sans-IO machines for members and hub."""

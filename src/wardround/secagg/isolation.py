@@ -1,0 +1,69 @@
+"""Which cohorts a member refuses because, beside an earlier one, they would single somebody out.
+
+Two sums over the same content whose members differ by one site give that site's vector by subtraction.
+A member therefore remembers the cohorts that it put a given content into (this round's update, or this
+study's statistics), and joins another one over the same content only if one of these holds:
+
+    (1) It had not sent its masked vector for the earlier one: nothing of it is there to subtract.
+    (2) It signed the earlier one's survivors S. No other list can have been opened (any two lists with a
+        threshold of signatures share an honest signer, and a member signs once). The new list equals S, or differs
+        from it by at least `minimum` members.
+    (3) It did not sign. Then it never will: it *voids* the earlier cohort, durably, and tells the other
+        members of the new one. When so many void it that, even with every colluder lying, fewer
+        than the threshold can have signed, it can never be opened.
+    (4) Or whatever list of survivors might have been opened differs from the new list by nothing or by at
+        least `minimum` members.
+
+With n members, threshold t = floor(2 n / 3) + 1, u of them included and at most n - t colluders, (3) needs
+``(u - t + 1) + (n - t)`` members that void.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from wardround.ids import SiteId
+
+__all__ = ["Earlier", "isolates", "voids_needed"]
+
+
+class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A cohort that a member sent its masked vector for.
+
+    `members` is its size n; `included` is U1; `survivors` is U2 when the member signed one, else empty.
+    """
+
+    transcript: bytes
+    content: bytes
+    members: int
+    threshold: int
+    included: tuple[SiteId, ...]
+    survivors: tuple[SiteId, ...] = ()
+
+
+def voids_needed(earlier: Earlier) -> int:
+    """How many members must have voided a cohort before nobody can open it."""
+    return len(earlier.included) - earlier.threshold + 1 + earlier.members - earlier.threshold
+
+
+def isolates(earlier: Earlier, cohort: Sequence[SiteId], *, voided_by: int, minimum: int) -> bool:
+    """Whether a sum over `cohort` could, beside the earlier one, leave fewer than `minimum` members by themselves.
+
+    Args:
+        earlier: A cohort over the same content.
+        cohort: Members of the new one.
+        voided_by: How many of the earlier one's members, this one included, say that they voided it.
+        minimum: The smallest crowd.
+    """
+    new = frozenset(cohort)
+    if earlier.survivors:
+        return 0 < len(new.symmetric_difference(earlier.survivors)) < minimum
+    if voided_by >= voids_needed(earlier):
+        return False
+    both = len(new.intersection(earlier.included))
+    apart = len(earlier.included) - both
+    for size in range(max(earlier.threshold, 1), len(earlier.included) + 1):
+        for shared in range(max(0, size - apart), min(both, size) + 1):
+            if 0 < size + len(new) - 2 * shared < minimum:
+                return True
+    return False

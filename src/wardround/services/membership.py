@@ -1,0 +1,356 @@
+"""The node's part in secure aggregation: keys with other sites, and one machine per cohort, kept in the vault.
+
+What the machine gives is sent only after its next state is stored, so that a node which is killed at any
+point sends the same again, or refuses. Names in the vault:
+
+    roster.<digest>                     a roster whose officers' signatures were checked here
+    pair.<digest>.<site>                the pair key with a site, ratcheted to the last epoch it was used in
+    cohort.<run>.<round>.<cohort>       a `Member`; the last one of a run stays, so no older cohort comes back
+    content.<hash>                      earlier cohorts over the same content (`wardround.secagg.isolation`)
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from wardround.crypto import agreement, signing
+from wardround.errors import CryptoError, PeerProtocolError, PolicyError, SignatureError
+from wardround.ids import Digest, RunId, SiteId
+from wardround.ports import Clock, Entropy, Vault
+from wardround.protocol.agenda import terms_of
+from wardround.protocol.messages import CohortTask, PairAnswer, PairTask
+from wardround.protocol.plan import BlobRef, Plan
+from wardround.protocol.policy import SitePolicy
+from wardround.protocol.secure import cohort_terms, epoch_of
+from wardround.secagg import isolation, member, messages, pairing, roster, terms
+from wardround.secagg.isolation import Earlier
+from wardround.secagg.member import Member
+from wardround.secagg.messages import Agreements, Answer, Delivery, Invitation, Survivors
+from wardround.secagg.pairing import PairKey
+from wardround.secagg.roster import Roster, RosterMember, SignedRoster
+from wardround.secagg.terms import Terms
+
+__all__ = ["Membership", "refusal"]
+
+_EPOCHS_APART = 1
+_MAX_VOIDED = 8
+
+Fetch = Callable[[Digest], SignedRoster]
+
+
+class Membership:
+    """One site's part in cohorts. `officers` are the keys that sign rosters, `quorum` how many of them must.
+
+    `fetch` gets a roster from the hub, unverified; `known` are rosters that need no checking: a simulation's own.
+    """
+
+    def __init__(
+        self,
+        site: SiteId,
+        *,
+        key: signing.PrivateKey,
+        agreement_key: agreement.PrivateKey,
+        officers: Sequence[bytes],
+        quorum: int,
+        fetch: Fetch,
+        vault: Vault,
+        policy: SitePolicy,
+        clock: Clock,
+        entropy: Entropy,
+        known: Mapping[Digest, Roster] | None = None,
+    ) -> None:
+        self._site, self._key, self._agreement_key = site, key, agreement_key
+        self._officers, self._quorum, self._fetch = officers, quorum, fetch
+        self._vault, self._policy, self._clock, self._entropy = vault, policy, clock, entropy
+        self._rosters: dict[Digest, Roster] = dict(known or {})
+
+    @property
+    def card(self) -> RosterMember:
+        """This site's public keys, for a roster."""
+        return RosterMember(
+            site=self._site,
+            identity=signing.public_bytes(self._key.public_key()),
+            agreement=agreement.public_bytes(self._agreement_key.public_key()),
+        )
+
+    def roster(self, digest: Digest) -> Roster:
+        """A roster, fetched once, with its officers' signatures and this site's own keys checked.
+
+        Raises:
+            SignatureError: Too few of this site's officers signed it.
+            PolicyError: It has other keys for this site than its own.
+        """
+        if digest not in self._rosters:
+            stored = self._vault.get(f"roster.{digest}")
+            signed = messages.decode(stored, SignedRoster) if stored else self._fetch(digest)
+            if roster.roster_digest(signed) != digest:
+                raise SignatureError("the hub sent another roster than the one that the plan names")
+            opened = roster.open_roster(signed, self._officers, self._quorum)
+            if self.card not in opened.members:
+                raise PolicyError("the roster has other keys for this site; ask the officers for a new one")
+            if stored is None:
+                self._vault.put(f"roster.{digest}", messages.encode(signed))
+            self._rosters[digest] = opened
+        return self._rosters[digest]
+
+    def nonce(self, run: RunId, number: int) -> bytes:
+        """This site's nonce for a round: unforeseeable to others, the same again after a crash."""
+        text = f"wardround nonce 1\n{run}/{number}".encode()
+        return hashlib.sha256(signing.sign(text, self._key)).digest()
+
+    def pair(self, task: PairTask, plan: Plan) -> PairAnswer:
+        """Make the offers that are asked for, and accept others'.
+
+        Raises:
+            PolicyError: The plan names another roster.
+            CryptoError: An offer is not what it claims.
+        """
+        if plan.secure is None or plan.secure.roster != task.roster:
+            raise PolicyError("the approved plan names another roster")
+        opened = self.roster(task.roster)
+        made = [self._offered(opened, task.roster, name) for name in task.wanted if name in plan.participants]
+        accepted = []
+        for offer in task.offers:
+            known = self._pair(task.roster, offer.sender)
+            if known is None:
+                known = pairing.accept(opened, task.roster, self._site, offer, self._agreement_key)
+                self._keep_pair(task.roster, offer.sender, known)
+            if known.offer != offer:
+                raise PeerProtocolError(f"{offer.sender} has offered this site another key before")
+            accepted.append(offer.sender)
+        return PairAnswer(roster=task.roster, offers=tuple(pair.offer for pair in made), accepted=tuple(accepted))
+
+    def share(self, task: CohortTask, step: Terms, plan: Plan) -> Answer:
+        """Enter a cohort.
+
+        Raises:
+            PeerProtocolError: The terms are not acceptable.
+            PolicyError: Nor does this site's own policy allow them.
+        """
+        known = self._load(task)
+        if known is not None:
+            if known.terms != step or known.stage == "void":
+                raise PeerProtocolError("this site is in this cohort already, with other terms, or has left it")
+            return known.shares
+        content = _content(step)
+        earlier = self._retire(task, content)
+        voided = tuple(one.transcript for one in earlier if not one.survivors)[-_MAX_VOIDED:]
+        nonce = self.nonce(task.run, task.number)
+        state = member.join(
+            step,
+            self._site,
+            expected=self._expected(task, step, plan),
+            nonce=nonce,
+            minimum=self._policy.min_participants,
+            pair_keys=self._pair_keys(step),
+            key=self._key,
+            draw=self._entropy.draw,
+            voided=voided,
+        )
+        self._store(task, state)
+        return state.shares
+
+    def ready(self, task: CohortTask, step: Delivery) -> Member:
+        """Take the shares meant for this site; the state from which its vector is masked.
+
+        Raises:
+            PeerProtocolError: Not acceptable, or this cohort would single somebody out beside an earlier one.
+        """
+        before = self._required(task)
+        after, voids = member.deliver(before, step)
+        if before.stage == "joined":
+            sites = [entry.site for entry in step.included]
+            for one in self._earlier(_content(after.terms)):
+                voided_by = voids.get(one.transcript, 0)
+                if isolation.isolates(one, sites, voided_by=voided_by, minimum=max(after.minimum, after.terms.minimum)):
+                    raise PeerProtocolError("beside an earlier cohort this one would single out fewer than the minimum")
+        return after
+
+    def masked(self, task: CohortTask, state: Member, digest: Digest) -> Answer:
+        """Fix the masked vector, durably, before any of it leaves.
+
+        Raises:
+            PeerProtocolError: Another vector was masked here before.
+        """
+        after = member.mask(state, bytes.fromhex(digest), self._key)
+        self._store(task, after)
+        if after.masked is None:
+            raise PeerProtocolError("nothing was masked")
+        return after.masked
+
+    def agree(self, task: CohortTask, step: Survivors) -> Answer:
+        """Sign who is in the sum, once.
+
+        Raises:
+            PeerProtocolError: Not a proper list, or another than was signed before.
+        """
+        after = member.agree(self._required(task), step, self._key)
+        self._store(task, after)
+        if after.agreement is None:
+            raise PeerProtocolError("nothing was signed")
+        return after.agreement
+
+    def reveal(self, task: CohortTask, step: Agreements) -> Answer:
+        """Give one share for each included neighbour.
+
+        Raises:
+            PeerProtocolError: Too few members signed the list that this site signed.
+        """
+        before = self._required(task)
+        members = self.roster(before.terms.roster).members
+        keys = {one.site: signing.load_public(one.identity) for one in members if one.site in before.terms.members}
+        after = member.reveal(before, step, keys)
+        self._store(task, after)
+        if after.reveal is None:
+            raise PeerProtocolError("nothing was revealed")
+        return after.reveal
+
+    def terms(self, task: CohortTask) -> Terms:
+        """The terms of a cohort that this site entered.
+
+        Raises:
+            PeerProtocolError: It did not.
+        """
+        return self._required(task).terms
+
+    def transcript(self, task: CohortTask) -> bytes:
+        """The transcript of the cohort that a step belongs to; empty where this site has not entered it."""
+        known = self._load(task)
+        if isinstance(task.step, Invitation):
+            return terms.transcript(task.step.terms)
+        return known.transcript if known else b""
+
+    def _expected(self, task: CohortTask, step: Terms, plan: Plan) -> Terms:
+        """The terms that this site's own plan gives for the members that the hub named."""
+        run = terms_of(task.run, plan, ())
+        in_plan = set(step.members) <= set(plan.participants)
+        if run.secure is None or not 1 <= task.number <= len(run.agenda) or not in_plan or not step.bases:
+            raise PeerProtocolError("the approved plan has no such cohort")
+        if abs(step.epoch - epoch_of(self._clock.now())) > _EPOCHS_APART:
+            raise PeerProtocolError("the cohort's epoch is not today; check the clocks of hub and node")
+        standardization = BlobRef(Digest(step.standardization), 0) if step.standardization else None
+        return cohort_terms(
+            run.secure,
+            study=task.study,
+            run=task.run,
+            number=task.number,
+            attempt=task.cohort,
+            kind=run.agenda[task.number - 1],
+            nonces=dict(zip(step.members, step.nonces, strict=False)),
+            base=BlobRef(step.bases[0], 0),
+            standardization=standardization,
+            epoch=step.epoch,
+        )
+
+    def _pair_keys(self, step: Terms) -> Mapping[SiteId, bytes]:
+        """The pair keys with the members, ratcheted to the cohort's epoch, and the older ones forgotten."""
+        self.roster(step.roster)
+        keys = {}
+        for name in terms.neighbours(step, self._site):
+            pair = self._pair(step.roster, name)
+            if pair is not None:
+                later = pairing.at_epoch(pair, step.epoch)
+                if later.epoch != pair.epoch:
+                    self._keep_pair(step.roster, name, later)
+                keys[name] = later.key
+        return keys
+
+    def _offered(self, opened: Roster, digest: Digest, receiver: SiteId) -> PairKey:
+        known = self._pair(digest, receiver)
+        if known is not None:
+            return known
+        made = pairing.offer(
+            opened,
+            digest,
+            self._site,
+            receiver,
+            epoch=epoch_of(self._clock.now()) - _EPOCHS_APART,
+            secret=self._entropy.draw(pairing.KEY_BYTES),
+            key=self._key,
+        )
+        self._keep_pair(digest, receiver, made)
+        return made
+
+    def _pair(self, digest: Digest, name: SiteId) -> PairKey | None:
+        stored = self._vault.get(f"pair.{digest}.{name}")
+        return messages.decode(stored, PairKey) if stored else None
+
+    def _keep_pair(self, digest: Digest, name: SiteId, pair: PairKey) -> None:
+        self._vault.put(f"pair.{digest}.{name}", messages.encode(pair))
+
+    def _load(self, task: CohortTask) -> Member | None:
+        stored = self._vault.get(_name(task))
+        return messages.decode(stored, Member) if stored else None
+
+    def _required(self, task: CohortTask) -> Member:
+        known = self._load(task)
+        if known is None:
+            raise PeerProtocolError("this site is not in this cohort")
+        return known
+
+    def _store(self, task: CohortTask, state: Member) -> None:
+        self._vault.put(_name(task), messages.encode(state))
+
+    def _retire(self, task: CohortTask, content: bytes) -> list[Earlier]:
+        """Replace the run's earlier cohorts by what must be remembered of them; those unsigned are void from now on.
+
+        Raises:
+            PeerProtocolError: The cohort is older than one that this site was in.
+        """
+        for name in self._vault.names(f"cohort.{task.study}."):
+            run, number, cohort = name.removeprefix("cohort.").rsplit(".", 2)
+            state = messages.decode(self._vault.get(name) or b"", Member)
+            if run != task.run:
+                self._settle(name, state, content)
+                continue
+            if (int(number), int(cohort)) >= (task.number, task.cohort):
+                raise PeerProtocolError("this site has been in a later cohort of this run; it joins no earlier one")
+            if state.masked is not None:
+                self._remember(state)
+            self._vault.delete(name)
+        return self._earlier(content)
+
+    def _settle(self, name: str, state: Member, content: bytes) -> None:
+        """Leave another run's cohort over the same content, unless its survivors were signed."""
+        if state.masked is None or _content(state.terms) != content:
+            return
+        if state.agreement is None and state.stage != "void":
+            self._vault.put(name, messages.encode(member.void(state)))
+        self._remember(state)
+
+    def _remember(self, state: Member) -> None:
+        content = _content(state.terms)
+        survivors = state.survivors.entries if state.survivors else ()
+        one = Earlier(
+            transcript=state.transcript,
+            content=content,
+            members=len(state.terms.members),
+            threshold=state.terms.threshold,
+            included=tuple(entry.site for entry in state.included),
+            survivors=tuple(entry.site for entry in survivors),
+        )
+        kept = self._earlier(content)
+        if one not in kept:
+            self._vault.put(f"content.{content.hex()}", msgspec.msgpack.encode([*kept, one]))
+
+    def _earlier(self, content: bytes) -> list[Earlier]:
+        stored = self._vault.get(f"content.{content.hex()}")
+        return messages.decode(stored, list[Earlier]) if stored else []
+
+
+def refusal(error: Exception) -> str:
+    """Why this site leaves a cohort, for the hub: its own words where they name only sites and counts."""
+    if isinstance(error, PeerProtocolError | CryptoError):
+        return str(error)[:500]
+    return "this site's people or policy do not allow it; its node's log has the reason"
+
+
+def _name(task: CohortTask) -> str:
+    return f"cohort.{task.run}.{task.number}.{task.cohort}"
+
+
+def _content(step: Terms) -> bytes:
+    """What the members' vectors are made of: the same study, kind and model give the same vectors."""
+    parts = (step.study, step.kind, *sorted(set(step.bases)), step.standardization)
+    return hashlib.sha256("\n".join(("wardround content 1", *parts)).encode()).digest()

@@ -1,0 +1,172 @@
+"""From a cohort's masked vectors to the sum and mean of the plain ones, chunk by chunk.
+
+    sum over survivors of their masked vectors, mod 2**bits   read from the blob store, a chunk of columns at a time
+    minus what masks are left in it                           `wardround.secagg.opening.unmask`
+    = the exact sum of the plain fixed-point vectors          decoded once
+
+Chunks are independent, so they are made on all cores; memory is ``cores x chunk``, whatever the
+number of members and the size of the model. Integers add up exactly: the same vectors give the
+same mean bit for bit, in any order, on any replica.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from wardround.clinical import contract as data_contract
+from wardround.codec import fixedpoint, tensors
+from wardround.crypto.prg import MaskStream
+from wardround.errors import LocalProtocolError
+from wardround.ids import Digest
+from wardround.ports import Blobs
+from wardround.protocol.messages import Evaluation
+from wardround.protocol.plan import Plan
+from wardround.protocol.secure import columns_sent, encoding, evaluation_of
+from wardround.secagg import opening, terms
+from wardround.secagg.cohort import Cohort
+from wardround.secagg.member import section_key
+from wardround.secagg.opening import Unmasking
+from wardround.secagg.terms import Section
+
+__all__ = ["CHUNK", "OpenedSums", "mean_updates", "open_sums"]
+
+CHUNK = 256 * 1024
+"""Columns per chunk: one MiB of float32 or of masked integers per participant."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSums:
+    """What the short, exact section of a cohort's sum says; the update is left for `mean_updates`."""
+
+    cohort: Cohort
+    unmasking: Unmasking
+    weight: int
+    evaluation: Evaluation | None
+    statistics: dict[str, npt.NDArray[np.float64]]
+
+
+def open_sums(cohort: Cohort, plan: Plan, blobs: Blobs) -> OpenedSums:
+    """Take the masks off the exact sums.
+
+    Args:
+        cohort: An opened cohort.
+        plan: The plan of its study.
+        blobs: Holds the survivors' masked vectors.
+
+    Raises:
+        PeerProtocolError: A secret cannot be rebuilt after all.
+        NotFoundError: A masked vector is not in `blobs`.
+    """
+    unmasking = opening.unmask(cohort)
+    place, section = _section(cohort, "sums")
+    if section is None:
+        return OpenedSums(cohort, unmasking, 0, None, {})
+    total = _unmasked(cohort, unmasking, blobs, place, section, 0, section.length)
+    sums = fixedpoint.decode_sums(np.ascontiguousarray(total, np.uint64))
+    kind = cohort.terms.kind
+    if kind == "statistics":
+        return OpenedSums(cohort, unmasking, 0, None, _statistics(sums, plan))
+    weight = int(sums.pop(0)) if kind == "train" else 0
+    evaluation = evaluation_of(sums, plan.data) if sums else None
+    return OpenedSums(cohort, unmasking, weight, evaluation, {})
+
+
+def mean_updates(opened: OpenedSums, plan: Plan, blobs: Blobs) -> Iterator[npt.NDArray[np.float64]]:
+    """The weighted mean of the survivors' updates over the whole model, `CHUNK` columns at a time.
+
+    Columns that the plan does not send have mean 0. A chunk is valid until the next is asked for.
+
+    Raises:
+        LocalProtocolError: The sum holds no weight.
+        NotFoundError: A masked vector is not in `blobs`.
+    """
+    cohort = opened.cohort
+    place, section = _section(cohort, "update")
+    if section is None or opened.weight < 1:
+        raise LocalProtocolError("a cohort's sum without an update, or without weight")
+    columns = tensors.manifest_bytes(plan.manifest) // 4
+    rule = encoding(cohort.terms)
+
+    def decoded(start: int) -> npt.NDArray[np.float64]:
+        stop = min(start + CHUNK, section.length)
+        total = _unmasked(cohort, opened.unmasking, blobs, place, section, start, stop)
+        mean = np.empty(stop - start, np.float64)
+        fixedpoint.decode(np.ascontiguousarray(total, np.uint32), opened.weight, rule, mean)
+        return mean
+
+    sent = _ahead(decoded, range(0, section.length, CHUNK))
+    return sent if section.length == columns else _spread(sent, columns_sent(plan), columns)
+
+
+def _section(cohort: Cohort, name: str) -> tuple[int, Section | None]:
+    """Where a section begins in a masked vector, in bytes, and the section, if there is one."""
+    place = 0
+    for section in cohort.terms.sections:
+        if section.name == name:
+            return place, section
+        place += section.length * terms.element_bytes(section)
+    return place, None
+
+
+def _unmasked(
+    cohort: Cohort, unmasking: Unmasking, blobs: Blobs, place: int, section: Section, start: int, stop: int
+) -> npt.NDArray[np.unsignedinteger]:
+    """The sum of the survivors' plain vectors in elements ``[start, stop)`` of one section."""
+    width = terms.element_bytes(section)
+    dtype = np.dtype(f"<u{width}")
+    total = np.zeros(stop - start, dtype)
+    for entry in cohort.survivors:
+        data = blobs.read(Digest(entry.digest.hex()), place + start * width, place + stop * width)
+        total += np.frombuffer(data, dtype)
+    plus, minus = (
+        [section_key(seed, cohort.transcript, section) for seed in seeds] for seeds in (unmasking.plus, unmasking.minus)
+    )
+    MaskStream(plus, minus, bits=section.bits, start=start).apply(total)
+    return total
+
+
+def _statistics(sums: list[Fraction], plan: Plan) -> dict[str, npt.NDArray[np.float64]]:
+    width = data_contract.width(plan.data)
+    vector = np.array([float(value) for value in sums], dtype=np.float64)
+    return {
+        name: vector[place * width : (place + 1) * width]
+        for place, name in enumerate(("count", "sum", "sum_of_squares"))
+    }
+
+
+def _ahead(make: Callable[[int], npt.NDArray[np.float64]], starts: Iterable[int]) -> Iterator[npt.NDArray[np.float64]]:
+    """What `make` gives for each start, in order, made on all cores a little ahead of the reader."""
+    cores = os.cpu_count() or 1
+    waiting: deque[Future[npt.NDArray[np.float64]]] = deque()
+    with ThreadPoolExecutor(cores, thread_name_prefix="unmask") as pool:
+        for start in starts:
+            waiting.append(pool.submit(make, start))
+            if len(waiting) > cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _spread(
+    sent: Iterator[npt.NDArray[np.float64]], ranges: list[tuple[int, int]], columns: int
+) -> Iterator[npt.NDArray[np.float64]]:
+    """The sent columns at their places in the whole model, with zeros between them."""
+    rest = np.empty(0)
+    for start in range(0, columns, CHUNK):
+        stop = min(start + CHUNK, columns)
+        chunk = np.zeros(stop - start)
+        for first, last in ranges:
+            at, end = max(first, start), min(last, stop)
+            while at < end:
+                if not rest.size:
+                    rest = next(sent)
+                count = min(end - at, rest.size)
+                chunk[at - start : at - start + count] = rest[:count]
+                rest, at = rest[count:], at + count
+        yield chunk
