@@ -30,7 +30,6 @@ from wardround.protocol.messages import (
     TaskRequest,
 )
 from wardround.protocol.plan import BlobRef, SignedPlan
-from wardround.secagg.roster import SignedRoster
 
 __all__ = [
     "Blobs",
@@ -100,7 +99,10 @@ class EventLog(Protocol):
 
 
 class Registry(Protocol):
-    """Who is enrolled, and which invites are open. An invite is stored by the SHA-256 of its secret."""
+    """Who is enrolled, and which invites are open. An invite is stored by the SHA-256 of its secret.
+
+    `identity` and `revoke` raise `NotFoundError` where nobody is enrolled under the name.
+    """
 
     def add_invite(self, invite: Digest, name: SiteId, role: Role, expires: float) -> None:
         """Open an invite for one newcomer.
@@ -131,11 +133,7 @@ class Registry(Protocol):
         ...
 
     def identity(self, name: SiteId) -> Identity:
-        """The enrolled identity.
-
-        Raises:
-            NotFoundError: Nobody is enrolled under this name.
-        """
+        """The enrolled identity."""
         ...
 
     def identities(self) -> list[Identity]:
@@ -143,11 +141,7 @@ class Registry(Protocol):
         ...
 
     def revoke(self, name: SiteId) -> None:
-        """Forget an identity: its requests are refused from now on.
-
-        Raises:
-            NotFoundError: Nobody is enrolled under this name.
-        """
+        """Forget an identity: its requests are refused from now on."""
         ...
 
 
@@ -185,14 +179,10 @@ class Upload(Protocol):
 
 
 class Blobs(Protocol):
-    """Content-addressed bytes."""
+    """Content-addressed bytes. What reads a blob raises `NotFoundError` where there is no such blob."""
 
     def size(self, digest: Digest) -> int:
-        """Length in bytes.
-
-        Raises:
-            NotFoundError: There is no such blob.
-        """
+        """Length in bytes."""
         ...
 
     def has(self, digest: Digest) -> bool:
@@ -200,19 +190,11 @@ class Blobs(Protocol):
         ...
 
     def read(self, digest: Digest, start: int, stop: int) -> bytes | memoryview:
-        """The bytes ``[start, stop)``.
-
-        Raises:
-            NotFoundError: There is no such blob.
-        """
+        """The bytes ``[start, stop)``."""
         ...
 
     def local_path(self, digest: Digest) -> str | None:
-        """Path of the blob where it is a whole file of this machine, else None.
-
-        Raises:
-            NotFoundError: There is no such blob.
-        """
+        """Path of the blob where it is a whole file of this machine, else None."""
         ...
 
     def chunks(self, digest: Digest, start: int, stop: int, size: int) -> Iterator[bytes | memoryview]:
@@ -372,10 +354,6 @@ class HubClient(Protocol):
 
     def pair(self, answer: PairAnswer) -> Receipt:
         """Hand in this site's part in setting up pair keys."""
-        ...
-
-    def roster(self, digest: Digest) -> SignedRoster:
-        """A signed roster, unverified."""
         ...
 
     def plan(self, study: StudyId) -> SignedPlan:

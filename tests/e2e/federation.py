@@ -25,7 +25,7 @@ from wardround.hub import setup as hub_setup
 from wardround.ids import RunId, SiteId
 from wardround.node import setup as node_setup
 from wardround.sdk import client
-from wardround.transport import http
+from wardround.transport import connection
 
 if TYPE_CHECKING:
     from wardround.protocol.messages import RunStatus
@@ -157,7 +157,7 @@ class Federation:
     def is_answering(self) -> bool:
         assert self.hub.is_running(), self.hub.text()
         try:
-            http.clock_offset(self.url, self.authority)
+            connection.clock_offset(self.url, self.authority)
         except UnavailableError:
             return False
         return True

@@ -578,8 +578,10 @@ def test_garbage_to_every_route(world: World) -> None:
     for path, operations in document["paths"].items():
         for method in operations:
             for number, body in enumerate(garbage):
+                if path == "/v1/tasks" and body == b"\x80":
+                    continue  # a proper request: an empty map, held for as long as is usual
                 target = path
-                for slot in ("{study}", "{run}", "{name}", "{scope}", "{digest}"):
+                for slot in re.findall(r"{\w+}", path):
                     target = target.replace(slot, names[(number + asked) % len(names)])
                 for wire in (world.arran, world.ada):
                     answer = wire.call(method.upper(), target, b"" if method == "get" else body)

@@ -144,6 +144,8 @@ def test_a_site_cut_off_is_not_waited_for_and_comes_back(world: World) -> None:
 
 def test_processes_end_when_they_are_asked_and_leave_no_worker(world: World) -> None:
     node, hub = world.federation.nodes["angus"], world.federation.hub
+    run = world.followed(renamed(world.study, "Stopped in the middle"))
+    run.until("update-accepted", number=2)
     workers = node.children()
     assert workers
     assert hub.stop() == 0
@@ -152,4 +154,5 @@ def test_processes_end_when_they_are_asked_and_leave_no_worker(world: World) -> 
     until("its workers end with it", lambda: not any(is_alive(pid) for pid in workers), seconds=10.0)
     world.federation.start_hub()
     world.federation.start_node("angus")
-    assert world.followed(renamed(world.study, "After a proper stop")).completed() == world.digest
+    assert run.completed() == world.digest
+    until("a worker ends with its run", lambda: not node.children(), seconds=10.0)

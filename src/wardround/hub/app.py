@@ -202,19 +202,20 @@ async def _openapi(_: Request) -> Response:
     return Response(msgspec.json.encode(openapi.document()), media_type="application/json")
 
 
-async def _task(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
+async def _task(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     """Hold the request until there is something to do for this site, or its time is up."""
     state.enrolments.require(caller.role, "site")
     asked = messages.decode(body, TaskRequest)
-    found = await waiting.for_assignment(state, caller.name, asked, min(max(asked.wait_seconds, 0.0), MAX_HOLD_SECONDS))
+    seconds = min(max(asked.wait_seconds, 0.0), MAX_HOLD_SECONDS)
+    found = await waiting.for_assignment(request, state, caller.name, asked, seconds)
     return packed(found) if found is not None else Response(status_code=204)
 
 
-async def _contribute(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
+async def _contribute(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     state.enrolments.require(caller.role, "site")
     contribution = messages.decode(body, Contribution)
     receipt = await state.threads(state.coordinator.contribute, caller.name, contribution)
-    return packed(await waiting.with_next(state, caller.name, contribution.run, receipt))
+    return packed(await waiting.with_next(request, state, caller.name, contribution.run, receipt))
 
 
 async def _studies(_: Request, state: HubState, caller: Caller, __: bytes) -> Response:

@@ -16,12 +16,12 @@ from wardround.secagg.roster import RosterMember, SignedRoster
 __all__ = ["answer", "cards", "evidence", "pair", "publish", "put_card", "roster"]
 
 
-async def answer(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
+async def answer(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     """Take a member's answer to a step, and hold the request for a moment for the next step."""
     state.enrolments.require(caller.role, "site")
     said = messages.decode(body, CohortAnswer)
     receipt = await state.threads(state.coordinator.answer, caller.name, said)
-    return packed(await waiting.with_next(state, caller.name, said.run, receipt))
+    return packed(await waiting.with_next(request, state, caller.name, said.run, receipt))
 
 
 async def pair(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:

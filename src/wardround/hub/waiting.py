@@ -4,6 +4,7 @@ import time
 from contextlib import suppress
 
 import msgspec
+from starlette.requests import Request
 
 from wardround.errors import PeerProtocolError
 from wardround.hub.state import HubState
@@ -16,7 +17,9 @@ IDLE_SECONDS = 5.0
 _NEXT_SECONDS = 2.0
 
 
-async def for_assignment(state: HubState, site: SiteId, asked: TaskRequest, seconds: float) -> Assignment | None:
+async def for_assignment(
+    request: Request, state: HubState, site: SiteId, asked: TaskRequest, seconds: float
+) -> Assignment | None:
     """What `site` is to do next, waiting up to `seconds` for it; or None."""
     until = time.monotonic() + seconds
     with state.bell.listen(site) as place:
@@ -27,11 +30,11 @@ async def for_assignment(state: HubState, site: SiteId, asked: TaskRequest, seco
                 return found
             # Wakes now and then without a ring too, so that a site that waits counts as present.
             await place.rung(min(left, IDLE_SECONDS))
-            if state.bell.is_closing:
+            if state.bell.is_closing or await request.is_disconnected():
                 return None
 
 
-async def with_next(state: HubState, site: SiteId, run: RunId, receipt: Receipt) -> Receipt:
+async def with_next(request: Request, state: HubState, site: SiteId, run: RunId, receipt: Receipt) -> Receipt:
     """The receipt with what the run has for the site next, which saves it a request.
 
     It comes within moments, or the site asks for it in the ordinary way.
@@ -39,6 +42,6 @@ async def with_next(state: HubState, site: SiteId, run: RunId, receipt: Receipt)
     if receipt.outcome != "accepted":
         return receipt
     with suppress(PeerProtocolError):  # The run has ended.
-        found = await for_assignment(state, site, TaskRequest(run=run), _NEXT_SECONDS)
+        found = await for_assignment(request, state, site, TaskRequest(run=run), _NEXT_SECONDS)
         return msgspec.structs.replace(receipt, next=found) if found is not None else receipt
     return receipt

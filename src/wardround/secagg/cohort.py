@@ -17,8 +17,7 @@ them. Rules:
         that does not fit is left out and whoever gave it is named.
     (6) A cohort that failed stays failed.
 
-The hub is not trusted with any of this: what would break a promise to a member is checked by the
-member (`wardround.secagg.member`). Here it is only kept from wasting a round.
+The hub is not trusted with any of this: what would break a promise is checked by the members.
 """
 
 from collections.abc import Collection
@@ -158,11 +157,10 @@ def receive(cohort: Cohort, site: SiteId, answer: Answer, key: signing.PublicKey
         site: Who answers.
         answer: What it says; where it is `Masked`, its vector is stored already.
         key: The member's identity key in the roster.
-        now: The present instant.
+        now: In seconds since 1970-01-01 UTC.
 
     Raises:
-        ForbiddenError: Not a member.
-        PeerProtocolError: Not an answer to this stage, or not one that counts.
+        PeerProtocolError: Not a member, not an answer to this stage, or not one that counts.
     """
     if site not in cohort.terms.members:
         raise ForbiddenError(f"{site} is not a member of this cohort")
