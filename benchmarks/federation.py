@@ -39,8 +39,11 @@ class Federation:
     ) -> None:
         self.place, self.processes, self.researcher, self.roster = place, processes, researcher, roster
 
-    def complete(self, declared: Study) -> RunStatus:
-        """Submit, approve at every node, and wait for the end; the status holds every event."""
+    def complete(self, declared: Study, *, lose: str = "") -> RunStatus:
+        """Submit, approve at every node, and wait for the end; the status holds every event.
+
+        The node `lose` is killed when the first cohort forms.
+        """
         status = self.researcher.submit(declared)
         for name in declared.plan.participants:
             opened = node.open_node(self.place / name)
@@ -50,6 +53,8 @@ class Federation:
         events: list[dict[str, object]] = []
         for status in self.researcher.watch(run):
             events += status.events
+            if lose and any(event["event"] == "cohort-formed" for event in status.events):
+                self.processes[lose].kill()
         assert status.phase == "completed", status.reason
         return RunStatus(run=run, phase=status.phase, round=status.round, rounds=status.rounds, events=tuple(events))
 
@@ -103,6 +108,7 @@ def study(
     seed: int = 0,
     minimum: int = 0,
     secure: SecureAggregation | None = None,
+    absence_seconds: float = 60.0,
 ) -> Study:
     """A study with random weights and no real learning."""
     manifest = (TensorSpec("w", (parameters,)),)
@@ -120,7 +126,7 @@ def study(
         manifest=manifest,
         initial=BlobRef(canonical.digest(initial), len(initial)),
         training=Training(rounds=rounds),
-        limits=Limits(absence_seconds=60.0),
+        limits=Limits(absence_seconds=absence_seconds),
         secure=secure,
         expires=int(time.time()) + 86400,
         seed=seed,

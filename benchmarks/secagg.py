@@ -4,8 +4,7 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from statistics import median
 
 import numpy as np
@@ -23,7 +22,6 @@ from wardround.protocol.plan import SecureAggregation
 from wardround.secagg import cohort as cohorts
 from wardround.secagg import member, messages, opening, terms
 from wardround.secagg.cohort import Cohort, CohortEvent, CohortSealed
-from wardround.secagg.member import Member
 from wardround.secagg.messages import Agreements, Answer, Delivery, Invitation, Survivors
 from wardround.secagg.terms import Section, Terms
 
@@ -78,23 +76,24 @@ def protocol(participants: int = 50, parameters: int = 1_000_000, dropout: float
     }
 
 
-def large_secure_round(parameters: int, *, nodes: int = 8, rounds: int = 3) -> dict[str, float]:
-    """A secure round of a large model over TLS, one node killed before it masks; seconds, and the memory it took."""
+def large_secure_round(parameters: int, *, nodes: int = 8) -> dict[str, float]:
+    """A secure round of a large model over TLS, one node killed in its cohort; seconds, and the memory it took."""
     with federation(nodes) as running:
         terms_ = SecureAggregation(roster=running.roster, stage_seconds=600.0)
-        declared = study(parameters, nodes, rounds, minimum=nodes - 1, secure=terms_)
+        declared = study(parameters, nodes, 1, minimum=nodes - 1, secure=terms_, absence_seconds=15.0)
         hub_pid = running.processes["hub"].pid
         before = resident_bytes(hub_pid)
         status = running.complete(declared, lose="site-01")
         hub_growth = peak_bytes(hub_pid) - before
         node = running.processes["site-00"].pid
         node_peak = sum(peak_bytes(pid) for pid in (node, *children(node)))
-    opened = [float(event["at"]) for event in status.events if event["event"] == "round-opened"]  # type: ignore[arg-type]
+    at = {str(event["event"]): float(event["at"]) for event in reversed(status.events)}  # type: ignore[arg-type]
     survivors = [len(event["survivors"]) for event in status.events if event["event"] == "cohort-opened"]  # type: ignore[arg-type]
     return {
-        "median": median(later - earlier for earlier, later in itertools.pairwise(opened)),
-        "fewest_survivors": min(survivors),
-        "most_included": nodes,
+        "train_and_ready": at["cohort-formed"] - at["round-opened"],
+        "cohort": at["cohort-opened"] - at["cohort-formed"],
+        "open_and_combine": at["round-combined"] - at["cohort-opened"],
+        "survivors": survivors[0],
         "hub_growth_bytes": hub_growth,
         "node_bytes": node_peak,
         "node_over_model": node_peak / (4 * parameters),
@@ -132,7 +131,7 @@ class _Run:
             max_weight=10_000,
         )
         self.hub: Cohort = cohorts.cohort_of([CohortSealed(at=0.0, terms=self.terms, stage_seconds=60.0)])
-        self.members: dict[SiteId, Member] = {}
+        self.members: dict[SiteId, member.Member] = {}
         self.vectors: dict[SiteId, npt.NDArray[np.uint32]] = {}
         self.bytes = dict.fromkeys(self.sites, 0)
         self.member_seconds = self.hub_seconds = 0.0
@@ -252,5 +251,5 @@ def _floor(parameters: int, participants: int) -> float:
     return time.perf_counter() - start
 
 
-def _ctr():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _ctr():  # type: ignore[no-untyped-def]
     return Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()

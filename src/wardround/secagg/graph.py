@@ -1,16 +1,147 @@
-"""temporary"""
+"""Who shares masks with whom: everybody in a small cohort, a random regular graph in a large one.
 
+A member's cost grows with its number of neighbours, and logarithmically many are enough. The members
+are put on a ring in a random order and each is joined with its ``degree / 2`` nearest on either side.
+The order follows from a beacon that every member has put a nonce into, the same on every machine.
+
+What the number of neighbours k and the threshold t of shares must give, by hypergeometric tails, when a
+fifth of the members collude with the hub and a tenth drop out:
+
+    P[a member has t or more colluding neighbours]       at most 2**-40 / n    nothing is opened that should not be
+    P[a member has fewer than t neighbours that stay]    at most 2**-30 / n    everything is opened that should be
+
+Up to 64 members the graph is complete and t = floor(2 n / 3) + 1, which holds for any colluders below a third.
+
+Hazard: the hub sees the honest members' nonces before those of members that collude with it, so it may
+try beacons until it likes one. Each trial is one hash: 2**k trials leave 2**(k - 40) of the first bound.
+A beacon from outside, or a commitment round before the nonces, would close this; neither is built.
+
+References:
+    Bell et al. Secure Single-Server Aggregation with (Poly)Logarithmic Overhead. CCS 2020 (eprint 2020/704).
+"""
+
+import functools
+import math
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
+
+from wardround.crypto import prg
+
+__all__ = ["COMPLETE", "Parameters", "is_connected", "neighbours", "parameters", "smallest"]
+
+COMPLETE = 64
+"""Up to so many members, everybody is everybody's neighbour."""
+_COLLUDING, _DROPPING = 0.2, 0.1
+_SECRECY, _RECOVERY = 40, 30
+_WORD = 8
 
 
 class Parameters(NamedTuple):
+    """Neighbours of each member, and how many shares rebuild a secret."""
+
     degree: int
     threshold: int
 
 
+@functools.cache
 def parameters(count: int) -> Parameters:
-    return Parameters(count - 1, 2 * count // 3 + 1)
+    """Degree and threshold for a cohort of `count` members.
+
+    Of a secret, each neighbour holds a share and so does its owner. The threshold counts all of them, and
+    is met by neighbours alone: an owner that dropped out holds its share in vain.
+    """
+    if count <= COMPLETE:
+        return Parameters(count - 1, 2 * count // 3 + 1)
+    return smallest(count, colluding=_COLLUDING, dropping=_DROPPING, step=2)
 
 
-def neighbours(count: int, degree: int, beacon: bytes) -> list[tuple[int, ...]]:
-    return [tuple(j for j in range(count) if j != i) for i in range(count)]
+def smallest(count: int, *, colluding: float, dropping: float, step: int = 1) -> Parameters:
+    """The smallest degree, in steps, for which some threshold gives both bounds.
+
+    Args:
+        count: Members.
+        colluding: The share of them that colludes, rounded down to members.
+        dropping: The share of them that drops out, rounded down to members.
+        step: 2 for even degrees only.
+    """
+    others = count - 1
+    bad, gone = math.floor(colluding * count), math.floor(dropping * count)
+    for degree in range(step, others + 1, step):
+        draws = math.comb(others, degree)
+        caught = 0
+        threshold = degree + 1
+        # Colluders in the neighbourhood, from the most down, as long as their tail stays below the bound.
+        while threshold > 1:
+            here = _ways(others, bad, degree, threshold - 1)
+            if (caught + here) * count << _SECRECY > draws:
+                break
+            caught += here
+            threshold -= 1
+        if threshold > degree:
+            continue
+        lost = sum(_ways(others, others - gone, degree, stay) for stay in range(threshold))
+        if lost * count << _RECOVERY <= draws:
+            return Parameters(degree, threshold)
+    return Parameters(others, 2 * count // 3 + 1)
+
+
+@functools.lru_cache(maxsize=8)
+def neighbours(count: int, degree: int, beacon: bytes) -> tuple[tuple[int, ...], ...]:
+    """For each place its neighbours' places, sorted; symmetric, and the same on every machine.
+
+    Args:
+        count: Members.
+        degree: Even, or at least ``count - 1``, which gives the complete graph.
+        beacon: 32 bytes.
+
+    Raises:
+        ValueError: The degree is odd and less than complete, or not positive.
+    """
+    if degree >= count - 1:
+        return tuple(tuple(other for other in range(count) if other != place) for place in range(count))
+    if degree < 2 or degree % 2:
+        raise ValueError(f"a ring gives even degrees, not {degree}")
+    ring = _shuffled(count, beacon)
+    found: list[tuple[int, ...]] = [()] * count
+    for spot, place in enumerate(ring):
+        near = [ring[(spot + by) % count] for by in range(-degree // 2, degree // 2 + 1) if by]
+        found[place] = tuple(sorted(near))
+    return tuple(found)
+
+
+def is_connected(graph: Sequence[Collection[int]], among: Collection[int]) -> bool:
+    """Whether the members `among` are one piece when all others are taken out of the graph."""
+    left = set(among)
+    if not left:
+        return True
+    waiting = [left.pop()]
+    while waiting:
+        near = left.intersection(graph[waiting.pop()])
+        left -= near
+        waiting.extend(near)
+    return not left
+
+
+def _ways(population: int, marked: int, draws: int, hits: int) -> int:
+    """In how many draws there are exactly `hits` marked ones."""
+    return math.comb(marked, hits) * math.comb(population - marked, draws - hits)
+
+
+def _shuffled(count: int, beacon: bytes) -> list[int]:
+    """A uniformly random order (Fisher and Yates); words of the keystream that would bias it are thrown away."""
+    ring = list(range(count))
+    words = _words(beacon, 2 * count + 64)
+    for last in range(count - 1, 0, -1):
+        bound = 2**64 - 2**64 % (last + 1)
+        word = next(words)
+        while word >= bound:
+            word = next(words)
+        chosen = word % (last + 1)
+        ring[last], ring[chosen] = ring[chosen], ring[last]
+    return ring
+
+
+def _words(beacon: bytes, count: int) -> Iterator[int]:
+    data = prg.stream(beacon, _WORD * count)
+    for start in range(0, len(data), _WORD):
+        yield int.from_bytes(data[start : start + _WORD], "little")
