@@ -1,0 +1,62 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wardround.secagg import isolation
+from wardround.secagg.isolation import Earlier
+from wardround.secagg.terms import signature_threshold
+
+SITES = tuple("abcdefghijkl")
+
+
+def earlier(included, survivors="", members=None):
+    count = members or len(included)
+    return Earlier(
+        transcript=bytes(32),
+        content=bytes(32),
+        members=count,
+        threshold=signature_threshold(count),
+        included=tuple(included),
+        survivors=tuple(survivors),
+    )
+
+
+@given(st.sets(st.sampled_from(SITES), min_size=3), st.sets(st.sampled_from(SITES), min_size=3), st.integers(3, 5))
+def test_signed_survivors_and_a_new_list_differ_by_nobody_or_by_a_crowd(old, new, minimum):
+    apart = len(old ^ new)
+    found = isolation.isolates(earlier(SITES, sorted(old)), sorted(new), voided_by=0, minimum=minimum)
+    assert found == (0 < apart < minimum)
+
+
+@given(
+    st.sets(st.sampled_from(SITES[:8]), min_size=3),
+    st.sets(st.sampled_from(SITES[:8]), min_size=3),
+    st.integers(3, 5),
+)
+def test_unsigned_every_list_that_could_have_been_opened_counts(included, new, minimum):
+    one = earlier(sorted(included))
+    possible = [
+        set(opened)
+        for size in range(one.threshold, len(included) + 1)
+        for opened in itertools.combinations(sorted(included), size)
+    ]
+    expected = any(0 < len(opened ^ new) < minimum for opened in possible)
+    assert isolation.isolates(one, sorted(new), voided_by=0, minimum=minimum) == expected
+
+
+@pytest.mark.parametrize(("count", "needed"), [(3, 1), (4, 3), (5, 3), (6, 3), (7, 5), (10, 7), (50, 33)])
+def test_enough_voids_leave_no_threshold_of_signers_whoever_lies(count, needed):
+    one = earlier(range(count))
+    assert isolation.voids_needed(one) == needed
+    colluders = count - one.threshold
+    # All colluders say that they voided and sign all the same; so do all who did not void.
+    assert count - needed + colluders < one.threshold
+    assert count - (needed - 1) + colluders >= one.threshold
+
+
+def test_a_cohort_that_can_never_be_opened_does_not_count():
+    one = earlier("abcde")
+    assert isolation.isolates(one, "abcde", voided_by=2, minimum=3)
+    assert not isolation.isolates(one, "abcde", voided_by=3, minimum=3)
