@@ -4,8 +4,8 @@
     weight, metrics, sums   ──exact──────────────▶ uint64 ──plus masks──┘
 
 The update is read from the worker's file one piece at a time and nothing of it is kept: memory is one
-piece. Rounding is stochastic, from words that follow from study, round and site, so that the same
-update gives the same integers after a crash; they need not be secret.
+piece. Rounding is stochastic, from words that follow from the plan's seed, the round and the site, so that
+the same update gives the same integers after a crash; they need not be secret.
 """
 
 import hashlib
@@ -86,7 +86,7 @@ def _update(
         raise LocalProtocolError("there is no update to mask")
     agreed, head = state.terms, len(tensors.header(plan.manifest))
     rule = encoding(agreed)
-    seed = hashlib.sha256(f"wardround rounding 1\n{agreed.run}/{agreed.number}/{state.site}".encode()).digest()
+    seed = hashlib.sha256(f"wardround rounding 1\n{plan.seed}/{agreed.number}/{state.site}".encode()).digest()
     words = MaskStream([seed], [], bits=32)
     noise, out = (np.empty(PIECE, np.uint32) for _ in range(2))
     for start, stop in columns_sent(plan):
