@@ -13,7 +13,7 @@ __all__ = ["terms_of"]
 
 def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
     """What of a plan decides how its run goes."""
-    first: list[Literal["statistics"]] = ["statistics"] if plan.data.scaling == "federated" else []
+    first: list[Literal["statistics"]] = ["statistics"] if plan.data.scaling == "federated" or plan.summaries else []
     train: list[Literal["train"]] = ["train"] * plan.training.rounds
     return RunTerms(
         run=run,

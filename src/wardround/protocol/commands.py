@@ -46,6 +46,7 @@ class Combined:
     server_state: tuple[BlobRef, ...]
     present: frozenset[SiteId]
     evaluation: Evaluation | None = None
+    summaries: BlobRef | None = None
 
 
 @dataclass(frozen=True, slots=True)

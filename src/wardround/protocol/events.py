@@ -179,7 +179,7 @@ class CohortAbandoned(_Event, frozen=True, tag="cohort-abandoned"):
 class RoundCombined(_Event, frozen=True, tag="round-combined"):
     """The round's result: the new model, the global statistics, and the server rule's own state.
 
-    `evaluation` is the mean over all sites, where only that is known.
+    `evaluation` is the mean over all sites, where only that is known; `summaries` a canonical JSON list.
     """
 
     number: int
@@ -187,6 +187,7 @@ class RoundCombined(_Event, frozen=True, tag="round-combined"):
     standardization: BlobRef | None
     server_state: tuple[BlobRef, ...]
     evaluation: Evaluation | None = None
+    summaries: BlobRef | None = None
 
 
 class RunCompleted(_Event, frozen=True, tag="run-completed"):

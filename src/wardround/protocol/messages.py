@@ -217,6 +217,7 @@ class RunStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     rounds: int
     model: BlobRef | None = None
     standardization: BlobRef | None = None
+    summaries: BlobRef | None = None
     reason: str = ""
     events: tuple[dict[str, object], ...] = ()
     last_seq: int = 0

@@ -14,7 +14,9 @@ from typing import Literal
 import msgspec
 
 from wardround.clinical import contract as data_contract
+from wardround.clinical import summaries
 from wardround.clinical.contract import DataContract
+from wardround.clinical.summaries import Summary
 from wardround.codec import canonical, tensors
 from wardround.codec.tensors import Manifest
 from wardround.crypto import signing
@@ -120,7 +122,8 @@ class SecureAggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     `roster` names the sites' keys. Each coordinate of an update is clipped to ``[-clip, clip]`` and a site
     counts as at most `max_weight` records. `arrays` names the model's arrays that are trained and sent; empty
     means all. With `site_metrics` each site's own evaluation leaves it in the clear, otherwise only the
-    mean over all. A cohort waits `stage_seconds` for each of its four answers.
+    mean over all. Counts below `least_count` are left out of summaries. A cohort waits `stage_seconds` for
+    each of its four answers.
     """
 
     roster: Digest
@@ -128,11 +131,15 @@ class SecureAggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     max_weight: int = 10_000
     arrays: tuple[str, ...] = ()
     site_metrics: bool = False
+    least_count: int = 5
     stage_seconds: float = 120.0
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All that a study will do. `expires` is in seconds since 1970-01-01 UTC."""
+    """All that a study will do. `expires` is in seconds since 1970-01-01 UTC.
+
+    `summaries` are computed once, in the first round, and only under secure aggregation.
+    """
 
     format: Literal["wardround-plan/1"] = "wardround-plan/1"
     title: str
@@ -148,6 +155,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     training: Training
     limits: Limits = Limits()
     secure: SecureAggregation | None = None
+    summaries: tuple[Summary, ...] = ()
     expires: int
     seed: int = 0
 
@@ -178,6 +186,9 @@ def check(plan: Plan) -> None:
         raise CodecError("a model's arrays must be float32")
     digest_name(plan.initial.digest)
     tensors.check_size(plan.initial.size, plan.manifest)
+    summaries.check(plan.summaries, plan.data)
+    if plan.summaries and plan.secure is None:
+        raise CodecError("summaries need secure aggregation: a site's own counts must not be seen")
     if plan.secure is not None:
         _check_secure(plan, plan.secure)
     if isinstance(plan.model, CodePackage):
@@ -230,6 +241,8 @@ def _check_secure(plan: Plan, secure: SecureAggregation) -> None:
         raise CodecError(f"secure aggregation needs min_participants of at least {LEAST_MEMBERS}")
     if not (0 < secure.clip <= 1e6 and secure.stage_seconds > 0):
         raise CodecError("clip must lie above 0 and at most at 1e6, and stage_seconds be positive")
+    if secure.least_count < 1:
+        raise CodecError("least_count must be at least 1")
     if not 1 <= secure.max_weight <= MAX_WEIGHT:
         raise CodecError(f"max_weight must lie between 1 and {MAX_WEIGHT:,}")
     names = [spec.name for spec in plan.manifest]

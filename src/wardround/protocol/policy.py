@@ -100,6 +100,9 @@ def _leaving(plan: Plan, *, standardize: bool) -> list[str]:
     """What leaves the site, and who can see it."""
     secure = plan.secure
     sums = "Once, the sum, sum of squares and count of each column leave the site. " if standardize else ""
+    if plan.summaries:
+        named = ", ".join(sorted({type(summary).__name__.lower() for summary in plan.summaries}))
+        sums += f"Once, numbers for {len(plan.summaries)} summaries leave it ({named}). "
     update = f"a model update of {plan.initial.size:,} bytes, the number of training records"
     left = f"{sums}In each round {update}, and metrics on held-out records leave the site. No record leaves it."
     if secure is None:
@@ -107,7 +110,7 @@ def _leaving(plan: Plan, *, standardize: bool) -> list[str]:
     metrics = "The metrics are seen per site. " if secure.site_metrics else ""
     return [
         left,
-        f"All of it is masked: the hub sees only sums over at least {plan.min_participants} sites. {metrics}"
+        f"All of it is masked: the hub sees only sums over at least {plan.min_participants} sites. {metrics}"  # noqa: ISC004
         f"The sites' keys are those of roster {secure.roster[:16]}…; at most {secure.max_weight:,} records count.",
         "The sum is not noised in this version: it can still tell something about who is in it.",
     ]

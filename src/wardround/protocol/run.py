@@ -91,6 +91,7 @@ class Run:
     seq: int = 1
     round: rounds.Round | None = None
     standardization: BlobRef | None = None
+    summaries: BlobRef | None = None
     server_state: tuple[BlobRef, ...] = ()
     left: frozenset[SiteId] = frozenset()
     gatherings: int = 0
@@ -242,6 +243,7 @@ def _combined(run: Run, command: commands.Combined, now: float) -> list[RunEvent
         standardization=command.standardization,
         server_state=command.server_state,
         evaluation=command.evaluation,
+        summaries=command.summaries,
     )
     if command.number == len(run.terms.agenda):
         return [combined, RunCompleted(at=now, model=command.model)]
@@ -361,6 +363,7 @@ def _evolved(run: Run, event: RunEvent) -> Run:
                 phase=Phase.GATHERING,
                 model=event.model,
                 standardization=event.standardization,
+                summaries=event.summaries or run.summaries,
                 server_state=event.server_state,
                 completed_rounds=event.number,
                 gather_until=event.at + run.terms.round_timeout_seconds,

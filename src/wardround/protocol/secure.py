@@ -3,7 +3,8 @@
 Hub and node build a cohort's terms from the plan by the same function; a node takes no others.
 
     round         section "update" (32 bit)            section "sums" (64 bit, exact)
-    statistics                                         count, sum and sum of squares of each feature
+    statistics                                         count, sum and sum of squares of each feature,
+                                                       then the plan's summaries
     train         the arrays that the plan sends       weight, then the sums of the evaluation
     evaluate                                           the sums of the evaluation
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wardround.clinical import contract as data_contract
+from wardround.clinical import summaries
 from wardround.clinical.contract import METRICS, DataContract
 from wardround.codec import fixedpoint
 from wardround.codec.fixedpoint import Encoding
@@ -65,7 +67,8 @@ def secure_terms(plan: Plan) -> SecureTerms | None:
         return None
     evaluation = 0 if secure.site_metrics else 1 + 2 * len(METRICS[plan.data.label.outcome])
     sent = sum(stop - start for start, stop in columns_sent(plan))
-    sums = {"statistics": 3 * data_contract.width(plan.data), "train": 1 + evaluation, "evaluate": evaluation}
+    summary = sum(summaries.length(summary, plan.data) for summary in plan.summaries)
+    sums = {"statistics": 3 * data_contract.width(plan.data) + summary, "train": 1 + evaluation, "evaluate": evaluation}
     sections: dict[str, tuple[Section, ...]] = {
         kind: (Section("sums", 64, fixedpoint.DIGITS * count),) for kind, count in sums.items() if count
     }

@@ -111,6 +111,8 @@ class Researcher:
         self._fetch(run, status.model, target)
         if status.standardization is not None:
             self._fetch(run, status.standardization, folder / "standardization.safetensors")
+        if status.summaries is not None:
+            self._fetch(run, status.summaries, folder / "summaries.json")
         plan = self.hub.plan(StudyId(run.partition(".")[0]))
         (folder / "plan.json").write_bytes(plan.plan)
         return target

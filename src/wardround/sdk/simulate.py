@@ -57,6 +57,7 @@ class Simulated:
     status: RunStatus
     model: bytes
     standardization: bytes
+    summaries: bytes
     plan: Plan = field(repr=False)
 
     def arrays(self) -> dict[str, object]:
@@ -300,5 +301,6 @@ def _result(run: RunId, plan: Plan, coordinator: Coordinator, blobs: MemoryBlobs
         status=status,
         model=bytes(blobs.read(status.model.digest, 0, status.model.size)),
         standardization=bytes(blobs.read(statistics.digest, 0, statistics.size)) if statistics else b"",
+        summaries=bytes(blobs.read(status.summaries.digest, 0, status.summaries.size)) if status.summaries else b"",
         plan=plan,
     )

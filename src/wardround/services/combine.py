@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wardround.aggregation import mean, server_rule
-from wardround.codec import tensors
+from wardround.codec import canonical, tensors
 from wardround.codec.tensors import Manifest
 from wardround.errors import LocalProtocolError
 from wardround.ids import Digest
@@ -52,15 +52,17 @@ def combine(run: Run, plan: Plan, blobs: Blobs, cohort: Cohort | None = None) ->
     model, standardization, server_state = run.model, run.standardization, run.server_state
     opened = secure_sum.open_sums(cohort, plan, blobs) if cohort else None
     evaluation = opened.evaluation if opened else None
+    summaries = None
     if round_.opened.kind == "statistics":
         manifest = statistics_manifest(plan.data)
         arrays = opened.statistics if opened else _summed(accepted, manifest, blobs)
-        standardization = blobs.put(tensors.pack(arrays, manifest))
+        standardization = blobs.put(tensors.pack(arrays, manifest)) if plan.data.scaling == "federated" else None
+        summaries = blobs.put(canonical.encode(opened.summaries)) if opened and opened.summaries else None
     elif round_.opened.kind == "train":
         trained = round_.number - run.terms.agenda.index("train")
         means = secure_sum.mean_updates(opened, plan, blobs) if opened else _mean_updates(accepted, plan, blobs)
         model, server_state = _stepped(trained, run, plan, means, blobs)
-    return Combined(round_.number, model, standardization, server_state, frozenset(), evaluation)
+    return Combined(round_.number, model, standardization, server_state, frozenset(), evaluation, summaries)
 
 
 def check_file(blobs: Blobs, ref: BlobRef, manifest: tensors.Manifest) -> None:

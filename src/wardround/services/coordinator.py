@@ -249,7 +249,7 @@ class Coordinator:
             failed = _failed(state, error)
             self._decide(run, lambda _: failed)
         else:
-            refs = (result.model, *result.server_state, result.standardization)
+            refs = (result.model, *result.server_state, result.standardization, result.summaries)
             digests |= {ref.digest for ref in refs if ref is not None}
             self._decide(run, lambda current: replace(result, present=self._present(current)))
         self._forget(digests)
@@ -288,6 +288,7 @@ class Coordinator:
             rounds=len(state.terms.agenda),
             model=state.model,
             standardization=state.standardization,
+            summaries=state.summaries,
             reason=state.reason,
             events=tuple(happened.plain(data) for data in stored[:1000]),
             last_seq=after + min(len(stored), 1000),

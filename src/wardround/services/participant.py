@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from wardround.aggregation import standardization
 from wardround.clinical import contract as data_contract
+from wardround.clinical import summaries
 from wardround.clinical.table import StudyTable
 from wardround.codec import canonical, tensors
 from wardround.errors import (
@@ -185,7 +186,8 @@ class Participant:
         records = min(training, plan.limits.max_records, self._policy.max_records)
         if task.kind == "statistics":
             numeric = data_contract.numeric_features(plan.data)
-            sums = statistics_values(standardization.site_sums(table.features[~table.held_out], numeric))
+            moments = statistics_values(standardization.site_sums(table.features[~table.held_out], numeric))
+            sums = np.concatenate([moments, summaries.site_sums(plan.summaries, table, plan.data)])
             held = _Held(task.number, task.kind, records, sums, None, None, 0.0)
         else:
             trained = self._trained(task, plan, table)

@@ -75,8 +75,8 @@ def is_wanted(state: Run, site: SiteId, contribution: Contribution) -> bool:
 
 def references(run: Run) -> set[Digest]:
     """The blobs of the run's present model, statistics and server rule."""
-    refs = [run.model, *run.server_state, *([run.standardization] if run.standardization else [])]
-    return {ref.digest for ref in refs}
+    refs = (run.model, *run.server_state, run.standardization, run.summaries)
+    return {ref.digest for ref in refs if ref is not None}
 
 
 def named(plan: Plan) -> set[Digest]:

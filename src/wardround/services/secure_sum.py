@@ -13,13 +13,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
 from wardround.clinical import contract as data_contract
+from wardround.clinical import summaries
 from wardround.codec import fixedpoint, tensors
 from wardround.crypto.prg import MaskStream
 from wardround.errors import LocalProtocolError
@@ -47,8 +48,9 @@ class OpenedSums:
     cohort: Cohort
     unmasking: Unmasking
     weight: int
-    evaluation: Evaluation | None
-    statistics: dict[str, npt.NDArray[np.float64]]
+    evaluation: Evaluation | None = None
+    statistics: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    summaries: list[dict[str, object]] = field(default_factory=list)
 
 
 def open_sums(cohort: Cohort, plan: Plan, blobs: Blobs) -> OpenedSums:
@@ -66,15 +68,17 @@ def open_sums(cohort: Cohort, plan: Plan, blobs: Blobs) -> OpenedSums:
     unmasking = opening.unmask(cohort)
     place, section = _section(cohort, "sums")
     if section is None:
-        return OpenedSums(cohort, unmasking, 0, None, {})
+        return OpenedSums(cohort, unmasking, 0)
     total = _unmasked(cohort, unmasking, blobs, place, section, 0, section.length)
     sums = fixedpoint.decode_sums(np.ascontiguousarray(total, np.uint64))
     kind = cohort.terms.kind
     if kind == "statistics":
-        return OpenedSums(cohort, unmasking, 0, None, _statistics(sums, plan))
+        moments = 3 * data_contract.width(plan.data)
+        found = _summaries(sums[moments:], plan)
+        return OpenedSums(cohort, unmasking, 0, None, _statistics(sums[:moments], plan), found)
     weight = int(sums.pop(0)) if kind == "train" else 0
     evaluation = evaluation_of(sums, plan.data) if sums else None
-    return OpenedSums(cohort, unmasking, weight, evaluation, {})
+    return OpenedSums(cohort, unmasking, weight, evaluation)
 
 
 def mean_updates(opened: OpenedSums, plan: Plan, blobs: Blobs) -> Iterator[npt.NDArray[np.float64]]:
@@ -138,6 +142,11 @@ def _statistics(sums: list[Fraction], plan: Plan) -> dict[str, npt.NDArray[np.fl
         name: vector[place * width : (place + 1) * width]
         for place, name in enumerate(("count", "sum", "sum_of_squares"))
     }
+
+
+def _summaries(sums: list[Fraction], plan: Plan) -> list[dict[str, object]]:
+    least_count = plan.secure.least_count if plan.secure else 1
+    return summaries.results(plan.summaries, sums, plan.data, least_count=least_count)
 
 
 def _ahead(make: Callable[[int], npt.NDArray[np.float64]], starts: Iterable[int]) -> Iterator[npt.NDArray[np.float64]]:
