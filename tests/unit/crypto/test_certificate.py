@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from wardround.crypto import certificate, signing
@@ -70,6 +70,16 @@ def altered(pem, position):
     der[position % len(der)] ^= 1
     text = base64.encodebytes(bytes(der)).decode()
     return f"-----BEGIN {label}-----\n{text}-----END {label}-----\n".encode()
+
+
+def says_the_same(pem):
+    """Whether what is signed and the signature are unchanged: a bit string may count a last bit of 0 as unused."""
+    was = x509.load_pem_x509_certificate(IDENTITY)
+    try:
+        now = x509.load_pem_x509_certificate(pem)
+        return (now.tbs_certificate_bytes, now.signature) == (was.tbs_certificate_bytes, was.signature)
+    except ValueError:
+        return False
 
 
 def test_an_identity_opens_to_name_role_and_key():
@@ -151,8 +161,10 @@ def test_a_certificate_of_another_form_is_no_identity(changes):
 
 @given(position=st.integers(0, 2000))
 def test_an_altered_certificate_is_refused(position):
+    changed = altered(IDENTITY, position)
+    assume(not says_the_same(changed))
     with pytest.raises(CryptoError):
-        certificate.open_identity(altered(IDENTITY, position), AUTHORITY, NOW)
+        certificate.open_identity(changed, AUTHORITY, NOW)
 
 
 @given(position=st.integers(0, 2000))
