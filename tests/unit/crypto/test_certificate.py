@@ -78,7 +78,7 @@ def says_the_same(pem):
     try:
         now = x509.load_pem_x509_certificate(pem)
         return (now.tbs_certificate_bytes, now.signature) == (was.tbs_certificate_bytes, was.signature)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return False
 
 
