@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wardround.clinical.contract import Column, DataContract, Label
     from wardround.clinical.table import LoadReport, StudyTable
     from wardround.errors import WardroundError
-    from wardround.protocol.plan import BuiltinModel, Limits, Optimizer, Plan, ServerRule, Training
+    from wardround.protocol.plan import BuiltinModel, Limits, Optimizer, Plan, SecureAggregation, ServerRule, Training
     from wardround.sdk.client import Researcher, connect, enrol
     from wardround.sdk.simulate import Simulated, simulate
     from wardround.sdk.study import Study, declare
@@ -34,6 +34,7 @@ __all__ = [
     "Optimizer",
     "Plan",
     "Researcher",
+    "SecureAggregation",
     "ServerRule",
     "Simulated",
     "Study",
@@ -50,7 +51,15 @@ _HOME = {
     "wardround.clinical.contract": ("Column", "DataContract", "Label"),
     "wardround.clinical.table": ("LoadReport", "StudyTable"),
     "wardround.errors": ("WardroundError",),
-    "wardround.protocol.plan": ("BuiltinModel", "Limits", "Optimizer", "Plan", "ServerRule", "Training"),
+    "wardround.protocol.plan": (
+        "BuiltinModel",
+        "Limits",
+        "Optimizer",
+        "Plan",
+        "SecureAggregation",
+        "ServerRule",
+        "Training",
+    ),
     "wardround.sdk.client": ("Researcher", "connect", "enrol"),
     "wardround.sdk.simulate": ("Simulated", "simulate"),
     "wardround.sdk.study": ("Study", "declare"),

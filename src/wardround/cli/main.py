@@ -12,6 +12,8 @@ __all__ = ["main", "wardround"]
 _GROUPS = {
     "hub": ("wardround.cli.hub", "Run the hub that coordinates: init, serve, invite, revoke."),
     "node": ("wardround.cli.node", "Run a hospital's node: enrol, check, review, approve, run."),
+    "officer": ("wardround.cli.officer", "Vouch for the sites' keys: init, sign."),
+    "roster": ("wardround.cli.roster", "Draft, show and publish the roster of the sites' keys."),
     "study": ("wardround.cli.study", "Declare, submit, watch and fetch studies."),
     "demo": ("wardround.cli.demo", "Four hospitals and a hub on this machine, on real records."),
     "doctor": ("wardround.cli.doctor", "Check connection, clock, certificate, disk, versions; say what to fix."),

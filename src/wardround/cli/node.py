@@ -39,6 +39,38 @@ def enrol(folder: str, line: str, json_: bool) -> None:
 
 @node.command()
 @folder_argument("node")
+@as_json
+def card(folder: str, json_: bool) -> None:
+    """Hand this site's public keys to the hub, and print the fingerprint to read to the roster's officers."""
+    from wardround.node import setup
+    from wardround.sdk import rosters
+
+    setup.make_agreement_key(Path(folder))
+    opened = setup.open_node(Path(folder))
+    mine = opened.membership.card
+    opened.hub.put_card(mine)
+    text = f"The card of {mine.site} is at the hub. Its fingerprint, for the telephone:\n  {rosters.fingerprint(mine)}"
+    show(json_, {"site": mine.site, "fingerprint": rosters.fingerprint(mine)}, text)
+
+
+@node.command()
+@folder_argument("node")
+@click.argument("run_")
+@as_json
+def verify(folder: str, run_: str, json_: bool) -> None:
+    """Check the signed transcripts of a secure run: that all saw one list, and that this site's vector is in it."""
+    from wardround.node import setup, verifying
+
+    opened = setup.open_node(Path(folder))
+    found = verifying.verify(opened, run_)
+    lines = [f"round {one.number}, cohort {one.cohort}: {one.finding}" for one in found]
+    show(json_, found, "\n".join(lines) or "This run has opened no cohort.")
+    if not all(one.holds for one in found):
+        raise SystemExit(1)
+
+
+@node.command()
+@folder_argument("node")
 @click.option("--log-json", is_flag=True, help="Log as JSON.")
 def run(folder: str, log_json: bool) -> None:
     """Run the node: wait for tasks of approved studies and perform them, until stopped."""
@@ -46,6 +78,7 @@ def run(folder: str, log_json: bool) -> None:
 
     configure_logs(json_=log_json)
     opened = setup.open_node(Path(folder), progress=_log_progress)
+    _hand_in_card(opened)
     agent = opened.agent()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: _stop(opened, agent))
@@ -136,6 +169,18 @@ def _study(opened: "Node", prefix: str) -> "StudyId":
     if len(found) != 1:
         raise ConfigError(f"{len(found)} studies begin with {prefix!r}; `wardround node review` lists them")
     return found[0]
+
+
+def _hand_in_card(opened: "Node") -> None:
+    """So that a roster can be drafted; without an answer the node runs all the same."""
+    import structlog
+
+    from wardround.errors import WardroundError
+
+    try:
+        opened.hub.put_card(opened.membership.card)
+    except WardroundError as error:
+        structlog.get_logger("wardround.node").info("card not handed in", code=error.code)
 
 
 def _log_progress(what: str, task: Any) -> None:

@@ -46,6 +46,8 @@ def follow(statuses: Iterable[RunStatus]) -> None:
             for event in status.events:
                 if event["event"] == "update-accepted":
                     sites[str(event["site"])] = event
+                elif event["event"] == "round-combined" and event.get("evaluation"):
+                    sites["all sites"] = _pooled(event)
             live.update(_table(status, sites))
     if last is not None:
         console.print(f"run {last.run[:12]}…{last.run[-2:]} {last.phase}. {last.reason}")
@@ -65,6 +67,11 @@ def _table(status: RunStatus, sites: dict[str, dict[str, Any]]) -> Table:
         shown = [_number(metrics.get(name)) for name in names]
         table.add_row(site, str(event["number"]), str(event["records"]), *shown, f"{event['train_seconds']:.2f}")
     return table
+
+
+def _pooled(event: dict[str, Any]) -> dict[str, Any]:
+    """What is known of all sites together, where nothing is of one."""
+    return {**event, "records": event["evaluation"]["records"], "train_seconds": 0.0}
 
 
 def _number(value: float | None) -> str:

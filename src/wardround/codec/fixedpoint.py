@@ -3,11 +3,12 @@
 Updates, modulo 2**32 (`encode`, `decode`). With N the most sites whose values are ever added, C the clip,
 W the largest weight and M = 2**(31 - ceil(log2 N)) - 1:
 
-    q = floor(M / C * (w / W) * clip(x, -C, C) + u)      u uniform in [0, 1): stochastic rounding, E[q] is exact
+    q = floor(M / C * (w / W) * clip(x, -C, C) + u)      u uniform in [0, 1): stochastic rounding, unbiased
     mean = sum(q) * C / M * W / sum(w)
 
 ``|q| <= M`` and ``N * M < 2**31``: the signed sum never overflows. One step of q is ``C / M * W / w`` of x: with
-N = 10, C = 8 and w = W / 10 that is 6e-7. Computed in float64, because float32 has fewer bits than M.
+N = 10, C = 8 and w = W / 10 that is 6e-7. Computed in float64, because float32 has fewer bits than M: what is
+floored is then off by less than 2**-19, and E[q] with it (five roundings of a number below 2**31).
 
 Statistics, modulo 2**64 (`encode_sums`, `decode_sums`): a float64 is a multiple of 2**-64 below 2**63 in absolute
 value, cut into four digits of 32 bits that carry its sign, one digit to a ring element. Digits of
@@ -15,13 +16,15 @@ value, cut into four digits of 32 bits that carry its sign, one digit to a ring 
 which floats from 2**-12 up are, it equals `math.fsum`.
 
 Hazard: a clip far above the updates wastes bits, and one below them bends the mean; nothing here tells.
-Sums wrap around silently when more than N vectors are added.
+Sums wrap around silently when more than N vectors are added. Both encodings are part of wire version 1: changing
+them breaks ``tests/vectors/fixedpoint.json``, on purpose.
 
 References:
     Bonawitz et al. Federated Learning with Autotuned Communication-Efficient Secure Aggregation. 2019.
     arXiv:1912.00131 (clipping and rounding for modular sums).
 """
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -50,7 +53,8 @@ class Encoding:
     and a site weighs 1 to `max_weight`.
 
     Raises:
-        ValueError: There is no room for that many sites, or a bound is not positive.
+        ValueError: There is no room for that many sites, or a bound is not positive, or the clip is infinite
+            or so small that the scale would be.
     """
 
     capacity: int
@@ -61,6 +65,9 @@ class Encoding:
         """Refuse what could overflow."""
         if not (self.capacity >= 1 and self.clip > 0 and self.max_weight >= 1 and self.limit >= 1):
             raise ValueError("an encoding needs a positive clip and weight, and room for its sites")
+        # Zero times an infinite scale is NaN, and NaN as an integer is anything, beyond the limit too.
+        if not (math.isfinite(self.clip) and math.isfinite(self.scale)):
+            raise ValueError("an encoding needs a finite clip, and a finite scale")
         if self.capacity * self.limit >= 2**31:
             raise ValueError("this many values could overflow")
 
@@ -69,6 +76,11 @@ class Encoding:
         """The largest integer that stands for a coordinate, M."""
         bits: int = (self.capacity - 1).bit_length()
         return (1 << (31 - bits)) - 1 if bits < 31 else 0
+
+    @property
+    def scale(self) -> float:
+        """Integers per unit of a coordinate at the largest weight, M / C."""
+        return self.limit / self.clip
 
 
 def encode(
@@ -88,20 +100,22 @@ def encode(
         encoding: The same at every site.
 
     Raises:
-        TensorMismatchError: A value is not finite.
+        TensorMismatchError: A value is not finite; `out` is then partly written.
         ValueError: The weight is out of bounds, or lengths differ.
     """
     if not 1 <= weight <= encoding.max_weight:
         raise ValueError(f"a weight lies between 1 and {encoding.max_weight}")
     if not values.shape == words.shape == out.shape:
         raise ValueError("values, words and out must have one shape")
-    factor = encoding.limit / encoding.clip * (weight / encoding.max_weight)
+    factor = encoding.scale * (weight / encoding.max_weight)
     wide, noise = (np.empty(min(_BLOCK, values.size)) for _ in range(2))
     for start in range(0, values.size, _BLOCK):
         part = values[start : start + _BLOCK]
         tensors.check_finite(part)
         scaled, unit = wide[: part.size], noise[: part.size]
-        np.clip(part, -encoding.clip, encoding.clip, out=scaled)
+        # float32 is widened by a copy of its own: clipping in one step would round the bound to float32.
+        np.copyto(scaled, part)
+        np.clip(scaled, -encoding.clip, encoding.clip, out=scaled)
         np.multiply(scaled, factor, out=scaled)
         np.multiply(words[start : start + _BLOCK], 2.0**-32, out=unit)
         np.add(scaled, unit, out=scaled)
@@ -120,10 +134,12 @@ def decode(total: npt.NDArray[np.uint32], total_weight: int, encoding: Encoding,
         out: float64, shape=(n,).
 
     Raises:
-        ValueError: There is no weight.
+        ValueError: There is no weight, or lengths differ.
     """
     if total_weight < 1:
         raise ValueError("a mean needs a positive total weight")
+    if total.shape != out.shape:
+        raise ValueError("total and out must have one shape")
     step = encoding.clip / encoding.limit * (encoding.max_weight / total_weight)
     np.multiply(total.view(np.int32), step, out=out)
 

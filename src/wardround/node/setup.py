@@ -22,7 +22,7 @@ from wardround.system import SystemClock, SystemEntropy, private_folder, tune_al
 from wardround.transport import enrolling
 from wardround.transport.http import HttpHub
 
-__all__ = ["Node", "StartWorker", "enrol", "load_config", "open_node"]
+__all__ = ["Node", "StartWorker", "enrol", "load_config", "make_agreement_key", "open_node"]
 
 StartWorker = Callable[[Plan, StudyTable, bytes | None], Worker]
 """Starts the resident worker of one run."""
@@ -80,7 +80,7 @@ def enrol(folder: Path, line: str) -> NodeConfig:
     enrolled = enrolling.enrol(line, role="site")
     private_folder(folder)
     write_private(folder / "keys" / "node.key", signing.private_pem(enrolled.key))
-    write_private(folder / "keys" / "agreement.key", agreement.private_bytes(agreement.generate()))
+    make_agreement_key(folder)
     write_private(folder / "keys" / "state.key", SystemEntropy().draw(32))
     write_private(folder / "node.crt", enrolled.certificate)
     write_private(folder / "authority.crt", enrolled.authority)
@@ -100,6 +100,12 @@ def load_config(folder: Path) -> NodeConfig:
     if not path.exists():
         raise ConfigError(f"there is no node in {folder}; make one with: wardround node enrol {folder} --invite …")
     return load(path.read_text(), NodeConfig, os.environ, "WARDROUND_NODE_")
+
+
+def make_agreement_key(folder: Path) -> None:
+    """Make the key for secure aggregation where a node has none yet."""
+    if not (folder / "keys" / "agreement.key").exists():
+        write_private(folder / "keys" / "agreement.key", agreement.private_bytes(agreement.generate()))
 
 
 def open_node(

@@ -66,12 +66,17 @@ def _page(title: str, parts: Iterable[str]) -> str:
 
 def _curves(events: Sequence[Event]) -> str:
     metrics: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for event in _of(events, "update-accepted"):
+    for event in [*_of(events, "update-accepted"), *_pooled(events)]:
         for name, value in ((event.get("evaluation") or {}).get("metrics") or {}).items():
             if value is not None:
                 metrics.setdefault(name, {}).setdefault(event["site"], []).append((event["number"], float(value)))
     shown = [name for name in ("auc", "accuracy", "c_index", "brier", "rmse") if name in metrics]
     return "\n".join(_chart(f"{name}, on each site's held-out records", metrics[name]) for name in shown)
+
+
+def _pooled(events: Sequence[Event]) -> list[Event]:
+    """Evaluations of all sites together, where those of one are not known."""
+    return [{**event, "site": "all sites"} for event in _of(events, "round-combined") if event.get("evaluation")]
 
 
 def _chart(title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> str:
@@ -119,16 +124,25 @@ def _bytes_table(events: Sequence[Event]) -> str:
     left: dict[str, dict[str, int]] = {}
     kinds = {event["number"]: event["kind"] for event in _of(events, "round-opened")}
     for event in _of(events, "update-accepted"):
-        row = left.setdefault(event["site"], {"statistics": 0, "train": 0, "answers": 0})
+        row = left.setdefault(event["site"], {"statistics": 0, "train": 0, "masked": 0, "answers": 0})
         row["answers"] += 1
         if event.get("update"):
             row[kinds.get(event["number"], "train")] += event["update"]["size"]
+    sizes = {(event["number"], event["cohort"]): _upload(event) for event in _of(events, "cohort-formed")}
+    for event in _of(events, "cohort-opened"):
+        for site in event["survivors"]:
+            left[site]["masked"] += sizes[event["number"], event["cohort"]]
     rows = [
-        [site, f"{row['statistics']:,}", f"{row['train']:,}", str(row["answers"]), "0"]
+        [site, *(f"{row[name]:,}" for name in ("statistics", "train", "masked", "answers")), "0"]
         for site, row in sorted(left.items())
     ]
-    headings = ["site", "column sums, bytes", "model updates, bytes", "answers (counts and metrics)", "records"]
+    headings = ["site", "column sums, bytes", "model updates, bytes", "masked vectors, bytes", "answers", "records"]
     return _table("What left each site", headings, rows)
+
+
+def _upload(formed: Event) -> int:
+    """Bytes of a masked vector in this cohort."""
+    return sum(section["length"] * section["bits"] // 8 for section in formed["terms"]["sections"])
 
 
 def _history(events: Sequence[Event]) -> str:

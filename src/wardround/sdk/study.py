@@ -14,11 +14,12 @@ import numpy as np
 
 from wardround.clinical import contract as data_contract
 from wardround.clinical.contract import DataContract
+from wardround.clinical.summaries import Summary
 from wardround.codec import canonical, tensors
 from wardround.errors import CodecError, ConfigError
 from wardround.ids import SiteId, StudyId
 from wardround.protocol import plan as plans
-from wardround.protocol.plan import BlobRef, BuiltinModel, CodePackage, Limits, Plan, Training
+from wardround.protocol.plan import BlobRef, BuiltinModel, CodePackage, Limits, Plan, SecureAggregation, Training
 
 __all__ = ["Study", "declare", "from_toml"]
 
@@ -50,6 +51,8 @@ class _StudyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     model: BuiltinModel
     training: Training
     limits: Limits = Limits()
+    secure: SecureAggregation | None = None
+    summaries: tuple[Summary, ...] = ()
     seed: int = 0
 
 
@@ -67,6 +70,8 @@ def declare(
     expires: int,
     factory: str = "",
     limits: Limits | None = None,
+    secure: SecureAggregation | None = None,
+    summaries: Sequence[Summary] = (),
     seed: int = 0,
 ) -> Study:
     """Declare a study.
@@ -84,6 +89,8 @@ def declare(
         expires: When the plan ends, in seconds since 1970-01-01 UTC.
         factory: For own code, ``module:function``; called with (width, outputs), gives an nn.Module.
         limits: Caps and patience.
+        secure: Secure aggregation: the hub sees sums only. Without it, each site's update.
+        summaries: Counts, moments, histograms and GLM sums over all sites; only under secure aggregation.
         seed: From which initial parameters and all shuffling follow.
 
     Raises:
@@ -103,6 +110,8 @@ def declare(
         initial=BlobRef(canonical.digest(initial), len(initial)),
         training=training,
         limits=limits or Limits(),
+        secure=secure,
+        summaries=tuple(summaries),
         expires=expires,
         seed=seed,
     )

@@ -6,6 +6,7 @@ point sends the same again, or refuses. Names in the vault:
     roster.<digest>                     a roster whose officers' signatures were checked here
     pair.<digest>.<site>                the pair key with a site, ratcheted to the last epoch it was used in
     cohort.<run>.<round>.<cohort>       a `Member`; the last one of a run stays, so no older cohort comes back
+    masked.<run>.<round>.<cohort>       transcript and digest of what this site sent, for `sent`
     content.<hash>                      earlier cohorts over the same content (`wardround.secagg.isolation`)
 """
 
@@ -174,6 +175,7 @@ class Membership:
             PeerProtocolError: Another vector was masked here before.
         """
         after = member.mask(state, bytes.fromhex(digest), self._key)
+        self._vault.put(f"masked.{task.run}.{task.number}.{task.cohort}", state.transcript + bytes.fromhex(digest))
         self._store(task, after)
         if after.masked is None:
             raise PeerProtocolError("nothing was masked")
@@ -205,6 +207,11 @@ class Membership:
         if after.reveal is None:
             raise PeerProtocolError("nothing was revealed")
         return after.reveal
+
+    def sent(self, run: RunId, number: int, cohort: int) -> tuple[bytes, bytes] | None:
+        """Transcript and SHA-256 of the vector that this site masked for a cohort, if it did."""
+        stored = self._vault.get(f"masked.{run}.{number}.{cohort}")
+        return (stored[:32], stored[32:]) if stored else None
 
     def terms(self, task: CohortTask) -> Terms:
         """The terms of a cohort that this site entered.
