@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import secagg
 from benchmarks.rounds import large_round, small_round
 from benchmarks.startup import startup
 
@@ -19,6 +20,9 @@ _MEASURES: dict[str, Callable[[], dict[str, float]]] = {
     "round-4": lambda: small_round(4),
     "round-10": lambda: small_round(10),
     "secure-round-10": lambda: small_round(10, secure=True),
+    "masking": secagg.masking,
+    "secagg-protocol": secagg.protocol,
+    "secure-100m": lambda: secagg.large_secure_round(100_000_000),
     "round-25m": lambda: large_round(25_000_000),
     "round-100m": lambda: large_round(100_000_000),
 }
@@ -28,11 +32,17 @@ _BOUNDS = {
     ("round-4", "median"): 0.020,
     ("round-10", "median"): 0.050,
     ("secure-round-10", "median"): 0.150,
+    ("masking", "median"): 0.080,
+    ("masking", "ratio"): 2.0,
+    ("secagg-protocol", "bytes_beyond_plain"): 10_000,
+    ("secure-100m", "hub_growth_bytes"): 300e6,
+    ("secure-100m", "node_over_model"): 2.0,
     ("round-25m", "ratio"): 1.5,
     ("round-100m", "ratio"): 1.5,
     ("round-100m", "hub_growth_bytes"): 300e6,
     ("round-100m", "node_over_model"): 1.3,
 }
+_FLOORS = {("secagg-protocol", "flower_over_ours"): 20.0}
 
 
 def main(names: list[str]) -> None:
@@ -50,8 +60,9 @@ def main(names: list[str]) -> None:
         for what, value in values.items():
             if what in {"at", "rounds"} or isinstance(value, str):
                 continue
-            bound = _BOUNDS.get((name, what))
+            bound, floor = _BOUNDS.get((name, what)), _FLOORS.get((name, what))
             held = "" if bound is None else f"{bound:g} {'held' if value <= bound else 'MISSED'}"
+            held = held if floor is None else f"{floor:g} {'held' if value >= floor else 'MISSED'}"
             table.add_row(name, what, f"{value:.4g}", held)
     Console().print(table)
 

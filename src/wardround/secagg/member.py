@@ -268,6 +268,8 @@ def reveal(member: Member, agreements: Agreements, keys: Mapping[SiteId, signing
             except SignatureError:
                 continue
             signers.add(site)
+        if len(signers) >= member.terms.threshold:
+            break
     if len(signers) < member.terms.threshold:  # (7)
         raise PeerProtocolError(
             f"{len(signers)} members signed the survivors that this site signed, and {member.terms.threshold} must have"
