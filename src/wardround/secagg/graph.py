@@ -12,9 +12,20 @@ fifth of the members collude with the hub and a tenth drop out:
 
 Up to 64 members the graph is complete and t = floor(2 n / 3) + 1, which holds for any colluders below a third.
 
+Neighbours only are counted: an honest member does not collude, and one that dropped out gives no share. What
+stays by chance is in one piece, but for less than 2**-80 (two runs of k / 2 places would have to be gone).
+
+Hazard: the bounds hold for members that drop out by chance. But the hub names the survivors, and the graph is
+no secret: by leaving out one member's k neighbours, fewer than a third of all, it cuts that member off, and
+only the shares of its self-mask are then in the way. Whoever uses this graph must take shares from survivors
+alone: the edge of a part cut off has k / 2 + 1 < t of them. With t - k / 2 - 1 colluders beside it, which is
+likely at a fifth, it has enough, and the part's sum is open. A complete graph has no such parts.
+
 Hazard: the hub sees the honest members' nonces before those of members that collude with it, so it may
-try beacons until it likes one. Each trial is one hash: 2**k trials leave 2**(k - 40) of the first bound.
-A beacon from outside, or a commitment round before the nonces, would close this; neither is built.
+try beacons until it likes one. Each trial is one hash: 2**s trials leave 2**(s - 40) of the first bound, and
+2**40 trials, which are in reach, nothing. A beacon from outside, or a commitment round before the nonces, would
+close this; neither is built.
+The order is part of wire version 1.
 
 References:
     Bell et al. Secure Single-Server Aggregation with (Poly)Logarithmic Overhead. CCS 2020 (eprint 2020/704).

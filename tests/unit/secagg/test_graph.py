@@ -1,3 +1,7 @@
+import hashlib
+import math
+from fractions import Fraction
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +27,41 @@ TABLE = {
 def test_the_tails_give_the_published_parameters(asked, found):
     count, colluding, dropping = asked
     assert tuple(graph.smallest(count, colluding=colluding, dropping=dropping)) == found
+
+
+def tail(population, marked, draws, hits):
+    """P[at least `hits` of the draws are marked], term by term."""
+    ways = sum(math.comb(marked, x) * math.comb(population - marked, draws - x) for x in range(hits, draws + 1))
+    return Fraction(ways, math.comb(population, draws))
+
+
+def holds(count, degree, threshold):
+    """Both bounds, for an honest member: all others' places around it are equally likely."""
+    others, bad, gone = count - 1, count // 5, count // 10
+    kept_secret = tail(others, bad, degree, threshold) <= Fraction(1, 2**40 * count)
+    got_back = 1 - tail(others, others - gone, degree, threshold) <= Fraction(1, 2**30 * count)
+    return kept_secret and got_back
+
+
+@pytest.mark.parametrize("count", [65, 66, 70, 99, 100, 110, 128, 173, 200, 253, 333, 500, 1000, 1024])
+def test_both_bounds_hold_and_no_smaller_degree_has_them(count):
+    degree, threshold = graph.parameters(count)
+    assert holds(count, degree, threshold)
+    assert not holds(count, degree, threshold - 1)
+    assert not any(holds(count, degree - 2, lower) for lower in range(1, degree - 1))
+
+
+def test_the_edge_of_a_part_that_was_cut_off_has_too_few_shares():
+    # One side of the ring and the member itself, k / 2 + 1, must not reach the threshold.
+    assert all(k // 2 + 1 < t for k, t in map(graph.parameters, range(65, 1025)))
+
+
+def test_what_stays_by_chance_is_in_one_piece():
+    # It falls apart only if two runs of k / 2 places on the ring are gone; a union bound over all pairs of runs.
+    for count in range(65, 1025):
+        degree, gone = graph.parameters(count).degree, count // 5 + count // 10
+        ways = math.comb(count - degree, gone - degree) if gone >= degree else 0
+        assert math.comb(count, 2) * ways << 80 < math.comb(count, gone)
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 10, 64])
@@ -64,6 +103,26 @@ def test_the_order_follows_from_the_beacon():
     one, other = (graph.neighbours(100, 32, bytes([salt]) * 32) for salt in (1, 2))
     assert one != other
     assert graph.neighbours(100, 32, bytes([1]) * 32) == one
+
+
+def test_golden_graph():
+    # By another program: `openssl enc -aes-256-ctr` for the words, and distances on the ring.
+    beacon = hashlib.sha256(b"graph vectors: 1").digest()
+    small = [(4, 5, 7, 10), (5, 7, 8, 9), (3, 6, 8, 11), (2, 4, 6, 10), (0, 3, 5, 10), (0, 1, 4, 7)]
+    small += [(2, 3, 10, 11), (0, 1, 5, 9), (1, 2, 9, 11), (1, 7, 8, 11), (0, 3, 4, 6), (2, 6, 8, 9)]
+    assert list(graph.neighbours(12, 4, beacon)) == small
+    for count, degree, digest in (
+        (100, 32, "e9ee980b79fc0fb452ec0f335bdebca22bd08245edef53928ac7c841b021f84b"),
+        (1000, 74, "d314b48fe6584ec09473e7659871b0c4cc104efb56ed9849a06fbf81daaa9602"),
+    ):
+        found = repr([list(near) for near in graph.neighbours(count, degree, beacon)])
+        assert hashlib.sha256(found.encode()).hexdigest() == digest
+
+
+def test_words_that_would_bias_the_order_are_thrown_away(monkeypatch):
+    # 2**64 - 1 is a multiple of 3, so the words below it fall evenly on three places, and it would be one too many.
+    monkeypatch.setattr(graph, "_words", lambda _beacon, _count: iter([2**64 - 1, 2**64 - 2, 1]))
+    assert graph._shuffled(3, bytes(32)) == [0, 1, 2]
 
 
 def test_an_odd_degree_is_refused():
