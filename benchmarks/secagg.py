@@ -200,7 +200,7 @@ class _Run:
         return agreed
 
     def _mask(self, site: SiteId, step: Delivery) -> Answer:
-        state, _ = member.deliver(self.members[site], step)
+        state, _ = member.deliver(self.members[site], step, self.public)
         plus, minus = (
             [member.section_key(seed, state.transcript, self.terms.sections[0]) for seed in seeds]
             for seeds in member.mask_seeds(state)

@@ -61,7 +61,7 @@ class Agent:
 
     def _follow(self, first: Assignment) -> None:
         """Perform a run's assignments one after another until the run has ended."""
-        run, found = first.run, first
+        run, found, is_over = first.run, first, False
         try:
             while not self._stopping.is_set():
                 following = self._perform(found)
@@ -72,12 +72,13 @@ class Agent:
                 if following is not None:
                     found = following
         except PeerProtocolError as error:
+            is_over = True
             _log.info("run left", run=run, reason=str(error))
         except Exception:  # noqa: BLE001
             # The node's main loop: one run's failure must not end the node.
             _log.exception("run failed", run=run)
         finally:
-            self._participant.end(run)
+            self._participant.end(run, is_over=is_over)
             with self._lock:
                 self._runs.discard(run)
 

@@ -17,7 +17,7 @@ them. Rules:
         that does not fit is left out and whoever gave it is named.
     (6) A cohort that failed stays failed.
 
-The hub is not trusted with any of this: what would break a promise is checked by the members.
+What would break a promise is checked by the members; the hub is not trusted with it.
 """
 
 from collections.abc import Collection
@@ -214,6 +214,7 @@ def step_for(cohort: Cohort, site: SiteId) -> Step | None:
         cohort.included,
         tuple(cohort.shares[name].sealed[places[name]] for name in around),
         tuple(cohort.shares[name].seeds[places[name]] for name in around),
+        tuple((name, *voided) for name in sorted(included) for voided in cohort.shares[name].voided),
     )
 
 

@@ -18,13 +18,16 @@ With n members, threshold t = floor(2 n / 3) + 1, u of them included and at most
 ``(u - t + 1) + (n - t)`` members that void.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from wardround.ids import SiteId
+from wardround.secagg.member import Member
+from wardround.secagg.terms import Terms
 
-__all__ = ["Earlier", "isolates", "voids_needed"]
+__all__ = ["Earlier", "content_of", "earlier_of", "isolates", "voids_needed"]
 
 
 class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,24 +44,50 @@ class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     survivors: tuple[SiteId, ...] = ()
 
 
+def content_of(agreed: Terms) -> bytes:
+    """What stands for what the members' vectors are made of, 32 bytes.
+
+    A study's statistics are one content, whatever model the terms name; everything else is made from a model.
+    A hub can make a model that differs in one bit and so is another content: what two nearly equal models
+    tell about one site is a matter for noise, not for this rule.
+    """
+    parts = [agreed.study, agreed.kind]
+    if agreed.kind != "statistics":
+        parts += [*sorted(set(agreed.bases)), agreed.standardization]
+    return hashlib.sha256("\n".join(("wardround content 1", *parts)).encode()).digest()
+
+
+def earlier_of(state: Member) -> Earlier:
+    """What must be remembered of a cohort that a member sent its masked vector for."""
+    survivors = state.survivors.entries if state.survivors else ()
+    return Earlier(
+        transcript=state.transcript,
+        content=content_of(state.terms),
+        members=len(state.terms.members),
+        threshold=state.terms.threshold,
+        included=tuple(entry.site for entry in state.included),
+        survivors=tuple(entry.site for entry in survivors),
+    )
+
+
 def voids_needed(earlier: Earlier) -> int:
     """How many members must have voided a cohort before nobody can open it."""
     return len(earlier.included) - earlier.threshold + 1 + earlier.members - earlier.threshold
 
 
-def isolates(earlier: Earlier, cohort: Sequence[SiteId], *, voided_by: int, minimum: int) -> bool:
+def isolates(earlier: Earlier, cohort: Sequence[SiteId], *, voided_by: Collection[SiteId], minimum: int) -> bool:
     """Whether a sum over `cohort` could, beside the earlier one, leave fewer than `minimum` members by themselves.
 
     Args:
         earlier: A cohort over the same content.
         cohort: Members of the new one.
-        voided_by: How many of the earlier one's members, this one included, say that they voided it.
+        voided_by: Who, this member included, says that it voided the earlier one; only its members count.
         minimum: The smallest crowd.
     """
     new = frozenset(cohort)
     if earlier.survivors:
         return 0 < len(new.symmetric_difference(earlier.survivors)) < minimum
-    if voided_by >= voids_needed(earlier):
+    if len(set(voided_by).intersection(earlier.included)) >= voids_needed(earlier):
         return False
     both = len(new.intersection(earlier.included))
     apart = len(earlier.included) - both

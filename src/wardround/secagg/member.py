@@ -91,7 +91,7 @@ def join(
         pair_keys: The pair key with each neighbour, in the terms' epoch.
         key: The identity key that the roster names.
         draw: A cryptographic generator.
-        voided: Transcripts of earlier cohorts that this member has voided.
+        voided: Transcripts of earlier cohorts that this member has voided, durably.
 
     Raises:
         PeerProtocolError: The terms are not acceptable; nothing is shared.
@@ -121,7 +121,7 @@ def join(
     of_self = dict(zip(points, shamir.split(self_seed, threshold, list(points.values()), draw), strict=True))
     of_root = dict(zip(points, shamir.split(root, threshold, list(points.values()), draw), strict=True))
     sealed = tuple(
-        _seal(of_self[name] + of_root[name] + b"".join(voided), share_key, site, name, bound)
+        _seal(of_self[name] + of_root[name], share_key, site, name, bound)
         for name, share_key in zip(around, share_keys, strict=True)
     )
     shares = Shares(
@@ -131,7 +131,7 @@ def join(
         seeds=tuple(_seed_commitment(seed, bound) for seed in pair_seeds),
         own=agreement.commitment(self_seed, bound, "self"),
         root=agreement.commitment(root, bound, "root"),
-        voided=voided,
+        voided=tuple((earlier, signing.sign(messages.void_bytes(earlier), key)) for earlier in voided),
     )
     return Member(
         terms=agreed,
@@ -148,11 +148,18 @@ def join(
     )
 
 
-def deliver(member: Member, delivery: Delivery) -> tuple[Member, dict[bytes, int]]:
+def deliver(
+    member: Member, delivery: Delivery, keys: Mapping[SiteId, signing.PublicKey]
+) -> tuple[Member, dict[bytes, set[SiteId]]]:
     """Take U1 and the shares meant for this member.
 
+    Args:
+        member: A member that has shared.
+        delivery: What the hub sent.
+        keys: The roster's identity keys.
+
     Returns:
-        The next state, and how many neighbours included here say of each earlier cohort that they voided it.
+        The next state, and for each earlier cohort that this member voided, which of those included did too.
 
     Raises:
         PeerProtocolError: Another U1 than before, too few members, or a neighbour's commitment is not this
@@ -171,7 +178,7 @@ def deliver(member: Member, delivery: Delivery) -> tuple[Member, dict[bytes, int
     around = [name for name in member.neighbours if name in sites]
     if not len(delivery.sealed) == len(delivery.seeds) == len(around):
         raise PeerProtocolError("the hub did not deliver one share and one commitment for each included neighbour")
-    held, voids = [], dict.fromkeys(member.shares.voided, 1)
+    held = []
     for name, sealed, commitment in zip(around, delivery.sealed, delivery.seeds, strict=True):
         place = member.neighbours.index(name)
         if commitment != member.shares.seeds[place]:  # (3)
@@ -179,12 +186,9 @@ def deliver(member: Member, delivery: Delivery) -> tuple[Member, dict[bytes, int
         opened = _open(sealed, member.share_keys[place], name, member.site, member.transcript)
         if opened is None:
             continue  # (3): named in `mask`
-        held.append((name, opened[:_SHARE], opened[_SHARE : 2 * _SHARE]))
-        rest = opened[2 * _SHARE :]
-        for start in range(0, len(rest), 32):
-            if rest[start : start + 32] in voids:
-                voids[rest[start : start + 32]] += 1
-    return _moved(member, stage="ready", included=delivery.included, held=tuple(held)), voids
+        held.append((name, opened[:_SHARE], opened[_SHARE:]))
+    ready = _moved(member, stage="ready", included=delivery.included, held=tuple(held))
+    return ready, _voids(member, delivery, set(sites), keys)
 
 
 def mask_seeds(member: Member) -> tuple[list[bytes], list[bytes]]:
@@ -297,6 +301,20 @@ def section_key(seed: bytes, transcript: bytes, section: Section) -> bytes:
     return agreement.derive(seed, transcript, f"section {section.name}")
 
 
+def _voids(
+    member: Member, delivery: Delivery, included: set[SiteId], keys: Mapping[SiteId, signing.PublicKey]
+) -> dict[bytes, set[SiteId]]:
+    voids = {earlier: {member.site} for earlier, _ in member.shares.voided}
+    for site, earlier, signature in delivery.voided:
+        if earlier in voids and site in included and site in keys and site not in voids[earlier]:
+            try:
+                signing.verify(signature, messages.void_bytes(earlier), keys[site])
+            except SignatureError:
+                continue
+            voids[earlier].add(site)
+    return voids
+
+
 def _check_crowd(member: Member, sites: Sequence[SiteId], among: Sequence[SiteId]) -> None:
     if sites != sorted(set(sites)) or not set(sites) <= set(among):
         raise PeerProtocolError("a list of members must be sorted, each once, and all of those it is taken from")
@@ -334,4 +352,4 @@ def _open(sealed: bytes, key: bytes, sender: SiteId, receiver: SiteId, transcrip
         opened = seal.open_sealed(seal.VERSION + _NONCE + sealed, once, context=transcript)
     except CryptoError:
         return None
-    return opened if len(opened) >= 2 * _SHARE and len(opened) % 32 == 0 else None
+    return opened if len(opened) == 2 * _SHARE else None

@@ -54,6 +54,7 @@ __all__ = [
     "shares_digest",
     "sign_shares",
     "verify_shares",
+    "void_bytes",
 ]
 
 MAX_STEP_BYTES = 1024 * 1024
@@ -65,8 +66,8 @@ class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like
 
     `sealed` has one ciphertext for each neighbour in the order of `terms.neighbours`; `recovery` the
     pair seeds, sealed under the root secret; `seeds` a 16-byte commitment to each pair seed, and
-    `own` and `root` 32-byte commitments to the two secrets. `voided` are transcripts of earlier cohorts
-    that this member will never help to open.
+    `own` and `root` 32-byte commitments to the two secrets. `voided` are statements that this member will
+    never help to open earlier cohorts: their transcripts, each with a signature.
     """
 
     transcript: bytes
@@ -75,7 +76,7 @@ class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like
     seeds: tuple[bytes, ...]
     own: bytes
     root: bytes
-    voided: tuple[bytes, ...] = ()
+    voided: tuple[tuple[bytes, bytes], ...] = ()
     signature: bytes = b""
 
 
@@ -93,11 +94,15 @@ class Included(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_li
 
 
 class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True, tag="delivery"):
-    """U1, and for each included neighbour what it sealed for this member and its commitment to their pair seed."""
+    """U1, and for each included neighbour what it sealed for this member and its commitment to their pair seed.
+
+    `voided` are the included members' statements about earlier cohorts: site, transcript, signature.
+    """
 
     included: tuple[Included, ...]
     sealed: tuple[bytes, ...]
     seeds: tuple[bytes, ...]
+    voided: tuple[tuple[SiteId, bytes, bytes], ...] = ()
 
 
 class Masked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True, kw_only=True, tag="masked"):
@@ -210,6 +215,11 @@ def included_digest(transcript: bytes, included: Sequence[Included]) -> bytes:
 def masked_bytes(masked: Masked) -> bytes:
     """What a member signs when it hands in its masked vector."""
     return b"wardround secagg masked 1\n" + encode(msgspec.structs.replace(masked, signature=b""))
+
+
+def void_bytes(transcript: bytes) -> bytes:
+    """What a member signs when it leaves a cohort for ever."""
+    return b"wardround secagg void 1\n" + transcript
 
 
 def agreement_bytes(transcript: bytes, included: bytes, entries: Sequence[Survivor]) -> bytes:

@@ -28,11 +28,15 @@ _NONCE = bytes(seal.NONCE_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class Unmasking:
-    """Mask seeds to add to the sum and to subtract from it; `blamed` gave shares that do not fit."""
+    """Mask seeds to add to the sum and to subtract from it; `blamed` gave shares that do not fit.
+
+    Where `culprit` is named, its secret or recovery blob is not what it committed to, and the sum stays closed.
+    """
 
     plus: tuple[bytes, ...]
     minus: tuple[bytes, ...]
     blamed: dict[SiteId, str]
+    culprit: SiteId | None = None
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -51,12 +55,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def unmask(cohort: Cohort) -> Unmasking:
-    """Rebuild what must be added to and subtracted from the sum of the masked vectors.
-
-    Raises:
-        PeerProtocolError: Somebody's secret cannot be rebuilt, or its recovery blob is not what it committed
-            to; the message names it.
-    """
+    """Rebuild what must be added to and subtracted from the sum of the masked vectors."""
     alive = [entry.site for entry in cohort.survivors]
     shares = _shares(cohort)
     blamed: dict[SiteId, str] = {}
@@ -64,12 +63,14 @@ def unmask(cohort: Cohort) -> Unmasking:
     minus: list[bytes] = []
     for entry in cohort.included:
         site = entry.site
-        is_alive = site in alive
-        secret = _rebuilt(cohort, site, shares[site], "self" if is_alive else "root", blamed)
-        if is_alive:
+        try:
+            secret = _rebuilt(cohort, site, shares[site], "self" if site in alive else "root", blamed)
+            seeds = _recovered(cohort, site, secret) if site not in alive else []
+        except CryptoError as error:
+            return Unmasking((), (), blamed | {site: str(error)}, site)
+        if site in alive:
             minus.append(secret)
             continue
-        seeds = _recovered(cohort, site, secret)
         for name, seed in zip(terms.neighbours(cohort.terms, site), seeds, strict=True):
             if name in alive:
                 # The survivor added the pair's mask when its name comes first, and subtracted it otherwise.
@@ -149,9 +150,9 @@ def _rebuilt(cohort: Cohort, site: SiteId, shares: dict[int, bytes], label: str,
         secret, wrong = shamir.recover(shares, terms.share_threshold(cohort.terms), is_right)
     except CryptoError:
         given = sorted(cohort.terms.members[point - 1] for point in shares)
-        raise PeerProtocolError(
-            f"the secret of {site} cannot be rebuilt from the shares of {', '.join(given)}: "
-            f"it shared wrongly, or too many of them answered wrongly"
+        raise CryptoError(
+            f"its secret cannot be rebuilt from the shares of {', '.join(given)}: it shared wrongly, or too many of "
+            f"them answered wrongly"
         ) from None
     for point in wrong:
         giver = cohort.terms.members[point - 1]
@@ -166,9 +167,9 @@ def _recovered(cohort: Cohort, site: SiteId, root: bytes) -> list[bytes]:
     try:
         opened = seal.open_sealed(seal.VERSION + _NONCE + shares.recovery, once, context=cohort.transcript)
     except CryptoError:
-        raise PeerProtocolError(f"the recovery blob of {site}, which dropped out, does not open") from None
+        raise CryptoError("it dropped out, and its recovery blob does not open") from None
     seeds = [opened[start : start + 32] for start in range(0, len(opened), 32)]
     commitments = [agreement.commitment(seed, cohort.transcript, "mask")[: len(shares.seeds[0])] for seed in seeds]
     if commitments != list(shares.seeds):
-        raise PeerProtocolError(f"the recovery blob of {site}, which dropped out, has other seeds than it committed to")
+        raise CryptoError("it dropped out, and its recovery blob has other seeds than it committed to")
     return seeds

@@ -5,9 +5,10 @@
     agreement key, signs the offer  ──▶ keeps it ──▶  checks roster, signature and names, opens, keeps K
 
 The agreement key is hybrid (ML-KEM-768 and X25519): who stores today's traffic and breaks one of the
-two later still cannot open it. K is ratcheted once per epoch, one way, so that a key stolen today does
-not open yesterday's cohorts. That both hold the same K shows in every cohort: only then their sealed
-shares open and their commitments are equal.
+two later still cannot open it. K is ratcheted once per epoch, one way, so that a pair key stolen today
+does not open yesterday's cohorts; the receiver's agreement key with a recorded offer does, so it is worth a
+new roster now and then. That both hold the same K shows in every cohort: only then their sealed shares
+open and their commitments are equal.
 
 References:
     Connolly et al. X-Wing: general-purpose hybrid post-quantum KEM. draft-connolly-cfrg-xwing-kem.

@@ -5,7 +5,8 @@
 `T` is salt or associated data of every key, mask, share and signature of the cohort. Two members that
 were told different terms (another base model, threshold, member list, encoding) therefore have
 different masks, which do not cancel, and shares that do not open: a hub that lies learns nothing.
-Each member puts a fresh nonce into the terms, so no `T` ever comes back.
+Each member puts a nonce of its own for this round into the terms, and counts the attempts, so no `T`
+ever comes back.
 
 A vector is cut into sections, each with its own ring and its own masks:
 

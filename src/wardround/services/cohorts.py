@@ -110,13 +110,12 @@ class Cohorts:
         cohort = self.state(run)
         number, reason, blamed = run.round.number, cohort.reason, cohort.blamed
         if cohort.stage == "opened":
-            try:
-                found = opening.unmask(cohort)
-            except PeerProtocolError as error:
-                reason = str(error)
-            else:
+            found = opening.unmask(cohort)
+            if found.culprit is None:
                 survivors = tuple(entry.site for entry in cohort.survivors)
                 return commands.CohortReady(number, run.cohort, survivors, blamed | found.blamed)
+            reason = f"{found.culprit}: {found.blamed[found.culprit]}"
+            blamed = blamed | {found.culprit: found.blamed[found.culprit]}
         elif cohort.stage != "failed":
             return None
         return commands.CohortLost(number, run.cohort, reason, blamed)

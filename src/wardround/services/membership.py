@@ -5,7 +5,8 @@ point sends the same again, or refuses. Names in the vault:
 
     roster.<digest>                     a roster whose officers' signatures were checked here
     pair.<digest>.<site>                the pair key with a site, ratcheted to the last epoch it was used in
-    cohort.<run>.<round>.<cohort>       a `Member`; the last one of a run stays, so no older cohort comes back
+    cohort.<run>.<round>.<cohort>       a `Member`, until a later cohort of the run, or the run's end
+    joined.<run>                        the last cohort of a run that has ended: no older one comes back
     masked.<run>.<round>.<cohort>       transcript and digest of what this site sent, for `sent`
     content.<hash>                      earlier cohorts over the same content (`wardround.secagg.isolation`)
 """
@@ -134,9 +135,8 @@ class Membership:
             if known.terms != step or known.stage == "void":
                 raise PeerProtocolError("this site is in this cohort already, with other terms, or has left it")
             return known.shares
-        content = _content(step)
-        earlier = self._retire(task, content)
-        voided = tuple(one.transcript for one in earlier if not one.survivors)[-_MAX_VOIDED:]
+        past = self._left(task, step)
+        voided = [one.transcript for one in self._earlier(isolation.content_of(step)) if not one.survivors]
         nonce = self.nonce(task.run, task.number)
         state = member.join(
             step,
@@ -147,9 +147,12 @@ class Membership:
             pair_keys=self._pair_keys(step),
             key=self._key,
             draw=self._entropy.draw,
-            voided=voided,
+            voided=tuple(voided[-_MAX_VOIDED:]),
         )
+        # From here on the older ones are refused (`_required`), whether or not they are deleted.
         self._store(task, state)
+        for name in past:
+            self._vault.delete(name)
         return state.shares
 
     def ready(self, task: CohortTask, step: Delivery) -> Member:
@@ -159,11 +162,11 @@ class Membership:
             PeerProtocolError: Not acceptable, or this cohort would single somebody out beside an earlier one.
         """
         before = self._required(task)
-        after, voids = member.deliver(before, step)
+        after, voids = member.deliver(before, step, self._keys(before.terms))
         if before.stage == "joined":
             sites = [entry.site for entry in step.included]
-            for one in self._earlier(_content(after.terms)):
-                voided_by = voids.get(one.transcript, 0)
+            for one in self._earlier(isolation.content_of(after.terms)):
+                voided_by = voids.get(one.transcript, ())
                 if isolation.isolates(one, sites, voided_by=voided_by, minimum=max(after.minimum, after.terms.minimum)):
                     raise PeerProtocolError("beside an earlier cohort this one would single out fewer than the minimum")
         return after
@@ -200,9 +203,7 @@ class Membership:
             PeerProtocolError: Too few members signed the list that this site signed.
         """
         before = self._required(task)
-        members = self.roster(before.terms.roster).members
-        keys = {one.site: signing.load_public(one.identity) for one in members if one.site in before.terms.members}
-        after = member.reveal(before, step, keys)
+        after = member.reveal(before, step, self._keys(before.terms))
         self._store(task, after)
         if after.reveal is None:
             raise PeerProtocolError("nothing was revealed")
@@ -213,13 +214,15 @@ class Membership:
         stored = self._vault.get(f"masked.{run}.{number}.{cohort}")
         return (stored[:32], stored[32:]) if stored else None
 
-    def terms(self, task: CohortTask) -> Terms:
-        """The terms of a cohort that this site entered.
-
-        Raises:
-            PeerProtocolError: It did not.
-        """
-        return self._required(task).terms
+    def close(self, run: RunId) -> None:
+        """Forget the secrets of a run's cohorts; what must be remembered of them stays."""
+        for name in self._vault.names(f"cohort.{run}."):
+            state = messages.decode(self._vault.get(name) or b"", Member)
+            if state.masked is not None:
+                self._remember(state)
+            number, cohort = name.rsplit(".", 2)[1:]
+            self._vault.put(f"joined.{run}", f"{number}.{cohort}".encode())
+            self._vault.delete(name)
 
     def transcript(self, task: CohortTask) -> bytes:
         """The transcript of the cohort that a step belongs to; empty where this site has not entered it."""
@@ -231,6 +234,8 @@ class Membership:
     def _expected(self, task: CohortTask, step: Terms, plan: Plan) -> Terms:
         """The terms that this site's own plan gives for the members that the hub named."""
         run = terms_of(task.run, plan, ())
+        if run.study != task.study:
+            raise PeerProtocolError("the run is not one of this study")
         in_plan = set(step.members) <= set(plan.participants)
         if run.secure is None or not 1 <= task.number <= len(run.agenda) or not in_plan or not step.bases:
             raise PeerProtocolError("the approved plan has no such cohort")
@@ -292,54 +297,58 @@ class Membership:
 
     def _required(self, task: CohortTask) -> Member:
         known = self._load(task)
-        if known is None:
-            raise PeerProtocolError("this site is not in this cohort")
+        if known is None or self._last(task.run) != (task.number, task.cohort):
+            raise PeerProtocolError("this site is not in this cohort, or has left it for a later one")
         return known
+
+    def _last(self, run: RunId) -> tuple[int, int]:
+        """Round and number of the last cohort of a run that this site entered; zeros before the first."""
+        names = self._vault.names(f"cohort.{run}.")
+        places = [tuple(int(part) for part in name.rsplit(".", 2)[1:]) for name in names]
+        closed = (self._vault.get(f"joined.{run}") or b"0.0").decode().split(".")
+        number, cohort = max([*places, tuple(map(int, closed))])
+        return number, cohort
+
+    def _keys(self, agreed: Terms) -> dict[SiteId, signing.PublicKey]:
+        members = self.roster(agreed.roster).members
+        return {one.site: signing.load_public(one.identity) for one in members if one.site in agreed.members}
 
     def _store(self, task: CohortTask, state: Member) -> None:
         self._vault.put(_name(task), messages.encode(state))
 
-    def _retire(self, task: CohortTask, content: bytes) -> list[Earlier]:
-        """Replace the run's earlier cohorts by what must be remembered of them; those unsigned are void from now on.
+    def _left(self, task: CohortTask, step: Terms) -> list[str]:
+        """Leave the run's earlier cohorts, and those of the study's other runs over the same content.
+
+        Returns:
+            The names of the run's own, to be deleted once the new one is stored; until then nothing is final.
 
         Raises:
-            PeerProtocolError: The cohort is older than one that this site was in.
+            PeerProtocolError: The cohort is older than one that this site was in, or over another model.
         """
+        if self._last(task.run) >= (task.number, task.cohort):
+            raise PeerProtocolError("this site has been in a later cohort of this run; it joins no earlier one")
+        own = []
         for name in self._vault.names(f"cohort.{task.study}."):
-            run, number, cohort = name.removeprefix("cohort.").rsplit(".", 2)
+            run, number, _ = name.removeprefix("cohort.").rsplit(".", 2)
             state = messages.decode(self._vault.get(name) or b"", Member)
-            if run != task.run:
-                self._settle(name, state, content)
+            agreed = state.terms
+            if run == task.run:
+                own.append(name)
+                same = (agreed.bases[0], agreed.standardization) == (step.bases[0], step.standardization)
+                if int(number) == task.number and not same:
+                    raise PeerProtocolError("the hub names two models for one round")
+            elif state.masked is None or isolation.content_of(agreed) != isolation.content_of(step):
                 continue
-            if (int(number), int(cohort)) >= (task.number, task.cohort):
-                raise PeerProtocolError("this site has been in a later cohort of this run; it joins no earlier one")
+            elif state.agreement is None and state.stage != "void":
+                self._vault.put(name, messages.encode(member.void(state)))
             if state.masked is not None:
                 self._remember(state)
-            self._vault.delete(name)
-        return self._earlier(content)
-
-    def _settle(self, name: str, state: Member, content: bytes) -> None:
-        """Leave another run's cohort over the same content, unless its survivors were signed."""
-        if state.masked is None or _content(state.terms) != content:
-            return
-        if state.agreement is None and state.stage != "void":
-            self._vault.put(name, messages.encode(member.void(state)))
-        self._remember(state)
+        return own
 
     def _remember(self, state: Member) -> None:
-        content = _content(state.terms)
-        survivors = state.survivors.entries if state.survivors else ()
-        one = Earlier(
-            transcript=state.transcript,
-            content=content,
-            members=len(state.terms.members),
-            threshold=state.terms.threshold,
-            included=tuple(entry.site for entry in state.included),
-            survivors=tuple(entry.site for entry in survivors),
-        )
-        kept = self._earlier(content)
-        if one not in kept:
-            self._vault.put(f"content.{content.hex()}", msgspec.msgpack.encode([*kept, one]))
+        one = isolation.earlier_of(state)
+        kept = [other for other in self._earlier(one.content) if other.transcript != one.transcript]
+        self._vault.put(f"content.{one.content.hex()}", msgspec.msgpack.encode([*kept, one]))
 
     def _earlier(self, content: bytes) -> list[Earlier]:
         stored = self._vault.get(f"content.{content.hex()}")
@@ -355,9 +364,3 @@ def refusal(error: Exception) -> str:
 
 def _name(task: CohortTask) -> str:
     return f"cohort.{task.run}.{task.number}.{task.cohort}"
-
-
-def _content(step: Terms) -> bytes:
-    """What the members' vectors are made of: the same study, kind and model give the same vectors."""
-    parts = (step.study, step.kind, *sorted(set(step.bases)), step.standardization)
-    return hashlib.sha256("\n".join(("wardround content 1", *parts)).encode()).digest()

@@ -25,6 +25,7 @@ from wardround.errors import (
     CodecError,
     ConfigError,
     CryptoError,
+    PeerProtocolError,
     PolicyError,
     ProtocolError,
     TooFewRecordsError,
@@ -42,7 +43,6 @@ from wardround.protocol.messages import (
     CohortTask,
     Contribution,
     Evaluation,
-    Kind,
     PairTask,
     Receipt,
     Task,
@@ -155,7 +155,7 @@ class Participant:
         held = self._holding(task, state.terms, plan)
         self._progress("masking", task)
         weight = weight_of(held.records, state.terms, state.terms.members.index(self._site))
-        sums = np.concatenate([[float(weight)], held.sums]) if held.kind == "train" else held.sums
+        sums = np.concatenate([[float(weight)], held.sums]) if held.task.kind == "train" else held.sums
         pieces = masked_pieces(state, plan, self._files, held.update, sums, weight)
         descriptor, ref = self._files.keep(task.run, pieces)
         answer = member.masked(task, state, ref.digest)
@@ -167,16 +167,18 @@ class Participant:
 
     def _holding(self, task: CohortTask, agreed: Terms, plan: Plan) -> "_Held":
         """What this site has for the cohort; made again where a crash has lost it."""
+        base = BlobRef(agreed.bases[agreed.members.index(self._site)], plan.initial.size)
+        size = tensors.file_bytes(statistics_manifest(plan.data))
+        statistics = BlobRef(Digest(agreed.standardization), size) if agreed.standardization else None
+        kind = terms_of(task.run, plan, ()).agenda[task.number - 1]
+        again = Task(
+            run=task.run, study=task.study, number=task.number, kind=kind, base=base, standardization=statistics
+        )
         held = self._held.get(task.run)
-        if held is None or held.number != task.number:
-            base = BlobRef(agreed.bases[agreed.members.index(self._site)], plan.initial.size)
-            size = tensors.file_bytes(statistics_manifest(plan.data))
-            statistics = BlobRef(Digest(agreed.standardization), size) if agreed.standardization else None
-            kind = terms_of(task.run, plan, ()).agenda[task.number - 1]
-            again = Task(
-                run=task.run, study=task.study, number=task.number, kind=kind, base=base, standardization=statistics
-            )
-            held = self._hold(again, plan)
+        if held is None or held.task.number != task.number:
+            return self._hold(again, plan)
+        if (held.task.base, held.task.standardization) != (again.base, again.standardization):
+            raise PeerProtocolError("the cohort's terms name another model than the one that this site worked from")
         return held
 
     def _hold(self, task: Task, plan: Plan) -> "_Held":
@@ -188,13 +190,13 @@ class Participant:
             numeric = data_contract.numeric_features(plan.data)
             moments = statistics_values(standardization.site_sums(table.features[~table.held_out], numeric))
             sums = np.concatenate([moments, summaries.site_sums(plan.summaries, table, plan.data)])
-            held = _Held(task.number, task.kind, records, sums, None, None, 0.0)
+            held = _Held(task, records, sums, None, None, 0.0)
         else:
             trained = self._trained(task, plan, table)
             shown = trained.evaluation if plan.secure and plan.secure.site_metrics else None
             sums = np.empty(0) if shown else evaluation_sums(trained.evaluation, plan.data)
             weight = min(trained.records, records) or records
-            held = _Held(task.number, task.kind, weight, sums, trained.update, shown, round(trained.seconds, 3))
+            held = _Held(task, weight, sums, trained.update, shown, round(trained.seconds, 3))
         self._held[task.run] = held
         return held
 
@@ -226,13 +228,15 @@ class Participant:
         self._progress("done", task)
         return receipt
 
-    def end(self, run: RunId) -> None:
-        """Let go of a run's records and end its worker."""
+    def end(self, run: RunId, *, is_over: bool = False) -> None:
+        """Let go of a run's records and end its worker; where the run is over, of its cohorts' secrets too."""
         with self._lock:
             self._tables.pop(run, None)
             self._held.pop(run, None)
             worker = self._workers.pop(run, None)
         self._files.keep_only(run, frozenset())
+        if is_over and self._membership is not None:
+            self._membership.close(run)
         if worker is not None:
             worker.close()
 
@@ -344,8 +348,7 @@ class Participant:
 class _Held:
     """What came of a round's work, until a cohort has added it up; `update` is the worker's file."""
 
-    number: int
-    kind: Kind
+    task: Task
     records: int
     sums: npt.NDArray[np.float64]
     update: int | None

@@ -62,10 +62,12 @@ def open_sums(cohort: Cohort, plan: Plan, blobs: Blobs) -> OpenedSums:
         blobs: Holds the survivors' masked vectors.
 
     Raises:
-        PeerProtocolError: A secret cannot be rebuilt after all.
+        LocalProtocolError: A secret cannot be rebuilt.
         NotFoundError: A masked vector is not in `blobs`.
     """
     unmasking = opening.unmask(cohort)
+    if unmasking.culprit is not None:
+        raise LocalProtocolError("this cohort cannot be opened")
     place, section = _section(cohort, "sums")
     if section is None:
         return OpenedSums(cohort, unmasking, 0)

@@ -152,7 +152,7 @@ class Cohort:
             case Invitation():
                 return self.join(site, step.terms).shares
             case messages.Delivery():
-                state, _ = member.deliver(self.members[site], step)
+                state, _ = member.deliver(self.members[site], step, self.consortium.public)
                 body = self.mask_vector(state, self.vectors[site])
                 self.members[site] = member.mask(state, hashlib.sha256(body).digest(), key)
                 self.masked[site] = body

@@ -26,7 +26,7 @@ def earlier(included, survivors="", members=None):
 @given(st.sets(st.sampled_from(SITES), min_size=3), st.sets(st.sampled_from(SITES), min_size=3), st.integers(3, 5))
 def test_signed_survivors_and_a_new_list_differ_by_nobody_or_by_a_crowd(old, new, minimum):
     apart = len(old ^ new)
-    found = isolation.isolates(earlier(SITES, sorted(old)), sorted(new), voided_by=0, minimum=minimum)
+    found = isolation.isolates(earlier(SITES, sorted(old)), sorted(new), voided_by=(), minimum=minimum)
     assert found == (0 < apart < minimum)
 
 
@@ -43,7 +43,7 @@ def test_unsigned_every_list_that_could_have_been_opened_counts(included, new, m
         for opened in itertools.combinations(sorted(included), size)
     ]
     expected = any(0 < len(opened ^ new) < minimum for opened in possible)
-    assert isolation.isolates(one, sorted(new), voided_by=0, minimum=minimum) == expected
+    assert isolation.isolates(one, sorted(new), voided_by=(), minimum=minimum) == expected
 
 
 @pytest.mark.parametrize(("count", "needed"), [(3, 1), (4, 3), (5, 3), (6, 3), (7, 5), (10, 7), (50, 33)])
@@ -58,5 +58,6 @@ def test_enough_voids_leave_no_threshold_of_signers_whoever_lies(count, needed):
 
 def test_a_cohort_that_can_never_be_opened_does_not_count():
     one = earlier("abcde")
-    assert isolation.isolates(one, "abcde", voided_by=2, minimum=3)
-    assert not isolation.isolates(one, "abcde", voided_by=3, minimum=3)
+    assert isolation.isolates(one, "abcde", voided_by="ab", minimum=3)
+    assert not isolation.isolates(one, "abcde", voided_by="abc", minimum=3)
+    assert isolation.isolates(one, "abcde", voided_by="abxyz", minimum=3)  # who was not in it has nothing to void
