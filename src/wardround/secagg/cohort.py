@@ -20,7 +20,7 @@ them. Rules:
 What would break a promise is checked by the members; the hub is not trusted with it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -255,24 +255,19 @@ def _expected(cohort: Cohort) -> frozenset[SiteId]:
     """Of whom the present stage wants an answer."""
     if cohort.stage == "sharing":
         return frozenset(cohort.terms.members)
-    if cohort.stage in {"masking", "agreeing"}:
+    if cohort.stage == "masking":
         return frozenset(entry.site for entry in cohort.included)
+    if cohort.stage == "agreeing":
+        return frozenset(entry.site for entry in cohort.survivors)
     return frozenset(cohort.agreements) if cohort.stage == "revealing" else frozenset()
 
 
 def _said(cohort: Cohort, site: SiteId, answer: Answer) -> bool:
     """Whether the member has said exactly this before."""
-    match answer:
-        case Shares():
-            return cohort.shares.get(site) == answer
-        case Masked():
-            return cohort.masked.get(site) == answer
-        case Agreement():
-            return cohort.agreements.get(site) == answer
-        case Reveal():
-            return cohort.reveals.get(site) == answer
-        case Unmaskable():
-            return site in cohort.gone
+    if isinstance(answer, Unmaskable):
+        return site in cohort.gone
+    heard: Collection[Mapping[SiteId, Answer]] = (cohort.shares, cohort.masked, cohort.agreements, cohort.reveals)
+    return any(said.get(site) == answer for said in heard)
 
 
 def _offence(cohort: Cohort, site: SiteId, answer: Answer, key: signing.PublicKey) -> str:

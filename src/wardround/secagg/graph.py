@@ -7,19 +7,19 @@ The order follows from a beacon that every member has put a nonce into, the same
 What the number of neighbours k and the threshold t of shares must give, by hypergeometric tails, when a
 fifth of the members collude with the hub and a tenth drop out:
 
-    P[a member has t or more colluding neighbours]       at most 2**-40 / n    nothing is opened that should not be
-    P[a member has fewer than t neighbours that stay]    at most 2**-30 / n    everything is opened that should be
+    (1) P[a member has t or more colluding neighbours]                at most 2**-40 / n    nothing is opened that
+    (2) P[of k / 2 neighbours, t - k / 2 - 1 or more collude]         at most 2**-40 / 2 n  should not be
+    (3) P[a member has fewer than t neighbours that stay]             at most 2**-30 / n    everything else is
+
+(1) and (3) are the paper's. (2) is because the hub names the survivors, and the graph is no secret: by
+leaving out k / 2 members in a row, twice, it cuts a part of the ring off. Shares come from survivors
+alone, so for a member at the edge of such a part they are those of the k / 2 neighbours inside, its own, and
+those of colluders outside: by (2) fewer than t. Its secrets cannot be rebuilt, and the part's sum stays closed.
 
 Up to 64 members the graph is complete and t = floor(2 n / 3) + 1, which holds for any colluders below a third.
 
-Neighbours only are counted: an honest member does not collude, and one that dropped out gives no share. What
-stays by chance is in one piece, but for less than 2**-80 (two runs of k / 2 places would have to be gone).
-
-Hazard: the bounds hold for members that drop out by chance. But the hub names the survivors, and the graph is
-no secret: by leaving out one member's k neighbours, fewer than a third of all, it cuts that member off, and
-only the shares of its self-mask are then in the way. Whoever uses this graph must take shares from survivors
-alone: the edge of a part cut off has k / 2 + 1 < t of them. With t - k / 2 - 1 colluders beside it, which is
-likely at a fifth, it has enough, and the part's sum is open. A complete graph has no such parts.
+Neighbours only are counted in (1) and (3): an honest member does not collude, and one that dropped out gives no
+share. What stays by chance is in one piece, but for less than 2**-80 (two runs of k / 2 places would be gone).
 
 Hazard: the hub sees the honest members' nonces before those of members that collude with it, so it may
 try beacons until it likes one. Each trial is one hash: 2**s trials leave 2**(s - 40) of the first bound, and
@@ -63,35 +63,29 @@ def parameters(count: int) -> Parameters:
     """
     if count <= COMPLETE:
         return Parameters(count - 1, 2 * count // 3 + 1)
-    return smallest(count, colluding=_COLLUDING, dropping=_DROPPING, step=2)
+    return smallest(count, colluding=_COLLUDING, dropping=_DROPPING, is_cut=True)
 
 
-def smallest(count: int, *, colluding: float, dropping: float, step: int = 1) -> Parameters:
-    """The smallest degree, in steps, for which some threshold gives both bounds.
+def smallest(count: int, *, colluding: float, dropping: float, is_cut: bool = False) -> Parameters:
+    """The smallest degree for which some threshold gives the bounds at the top of this module.
 
     Args:
         count: Members.
         colluding: The share of them that colludes, rounded down to members.
         dropping: The share of them that drops out, rounded down to members.
-        step: 2 for even degrees only.
+        is_cut: Whether the hub may cut the ring: bound (2) as well, and even degrees only.
     """
     others = count - 1
     bad, gone = math.floor(colluding * count), math.floor(dropping * count)
+    step = 2 if is_cut else 1
     for degree in range(step, others + 1, step):
-        draws = math.comb(others, degree)
-        caught = 0
-        threshold = degree + 1
-        # Colluders in the neighbourhood, from the most down, as long as their tail stays below the bound.
-        while threshold > 1:
-            here = _ways(others, bad, degree, threshold - 1)
-            if (caught + here) * count << _SECRECY > draws:
-                break
-            caught += here
-            threshold -= 1
+        threshold = _beyond(others, bad, degree, count)  # (1)
+        if is_cut:
+            threshold = max(threshold, degree // 2 + 1 + _beyond(others, bad, degree // 2, 2 * count))  # (2)
         if threshold > degree:
             continue
         lost = sum(_ways(others, others - gone, degree, stay) for stay in range(threshold))
-        if lost * count << _RECOVERY <= draws:
+        if lost * count << _RECOVERY <= math.comb(others, degree):  # (3)
             return Parameters(degree, threshold)
     return Parameters(others, 2 * count // 3 + 1)
 
@@ -131,6 +125,16 @@ def is_connected(graph: Sequence[Collection[int]], among: Collection[int]) -> bo
         left -= near
         waiting.extend(near)
     return not left
+
+
+def _beyond(population: int, marked: int, draws: int, times: int) -> int:
+    """The least number of hits for which ``P[so many or more]`` is at most ``2**-40 / times``, and at least 1."""
+    bound, tail = math.comb(population, draws), 0
+    for hits in range(draws, 0, -1):
+        tail += _ways(population, marked, draws, hits)
+        if tail * times << _SECRECY > bound:
+            return hits + 1
+    return 1
 
 
 def _ways(population: int, marked: int, draws: int, hits: int) -> int:

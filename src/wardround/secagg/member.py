@@ -12,10 +12,11 @@ refused. Rules, each tested by breaking it:
     (3) A neighbour's share counts only if it opens under the pair's key and T, and the two commitments to the
         pair seed are equal; the members whose shares do not open are named, the rest goes on.
     (4) A vector is masked once: its digest is fixed before the first byte leaves, another one is refused.
-    (5) Survivors are a sorted part of those included, and this member's digest among them is its own.
+    (5) Survivors are a sorted part of those included, and this member is one of them with its own digest: who was
+        left out neither signs nor reveals, or its shares would open those whom the hub cut off with it.
     (6) One list of survivors is signed, ever.
-    (7) Shares are revealed only for the list that was signed, and only when the threshold of included members
-        signed the same T, U1 and U2.
+    (7) Shares are revealed only for the list that was signed, and only when the threshold of survivors signed
+        the same T, U1 and U2.
     (8) Of each member one kind of share is revealed, ever: the self-mask's of a survivor, the root's of one
         who dropped out.
     (9) Nothing is signed or revealed in a cohort that was voided.
@@ -240,6 +241,8 @@ def agree(member: Member, survivors: Survivors, key: signing.PrivateKey) -> Memb
         return member
     sites = [entry.site for entry in survivors.entries]
     _check_crowd(member, sites, [entry.site for entry in member.included])  # (5)
+    if member.site not in sites:  # (5)
+        raise PeerProtocolError("this site is not among the survivors, and says nothing about them")
     for entry in survivors.entries:
         if entry.site == member.site and (member.masked is None or entry.digest != member.masked.digest):  # (5)
             raise PeerProtocolError("the list of survivors has another vector of this site than the one it sent")
@@ -264,9 +267,10 @@ def reveal(member: Member, agreements: Agreements, keys: Mapping[SiteId, signing
         return member
     message = messages.agreement_bytes(member.transcript, member.included_digest, member.survivors.entries)
     included = {entry.site for entry in member.included}
+    alive = {entry.site for entry in member.survivors.entries}
     signers = set()
     for site, signature in agreements.signatures[: len(member.terms.members)]:
-        if site in included and site in keys:
+        if site in alive and site in keys:
             try:
                 signing.verify(signature, message, keys[site])
             except SignatureError:
@@ -278,7 +282,6 @@ def reveal(member: Member, agreements: Agreements, keys: Mapping[SiteId, signing
         raise PeerProtocolError(
             f"{len(signers)} members signed the survivors that this site signed, and {member.terms.threshold} must have"
         )
-    alive = {entry.site for entry in member.survivors.entries}
     held = {name: (own, root) for name, own, root in member.held} | {member.site: member.kept}
     around = sorted(name for name in (*member.neighbours, member.site) if name in included)
     shares = tuple(held[name][0 if name in alive else 1] if name in held else b"" for name in around)  # (8)

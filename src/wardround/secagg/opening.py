@@ -96,7 +96,7 @@ def check_evidence(evidence: Evidence, keys: Mapping[SiteId, signing.PublicKey])
 
     (1) The terms are well formed. (2) Survivors are sorted, at least the minimum and the threshold, and
     all were included. (3) Each survivor signed its own vector's digest, for this T and this U1. (4) At
-    least the threshold of those included signed exactly this list.
+    least the threshold of the survivors signed exactly this list.
 
     Raises:
         PeerProtocolError: Says which of these does not hold.
@@ -116,7 +116,7 @@ def check_evidence(evidence: Evidence, keys: Mapping[SiteId, signing.PublicKey])
         said = messages.Masked(transcript=bound, included=digest, digest=entry.digest, complaints=complaints)
         messages.check_signature(signature, messages.masked_bytes(said), _key(keys, entry.site), entry.site)  # (3)
     message = messages.agreement_bytes(bound, digest, evidence.survivors)
-    signers = {site for site, _ in evidence.agreements} & set(included)
+    signers = {site for site, _ in evidence.agreements} & set(sites)
     for site, signature in evidence.agreements:
         messages.check_signature(signature, message, _key(keys, site), site)  # (4)
     if len(signers) < agreed.threshold:  # (4)

@@ -36,24 +36,21 @@ def tail(population, marked, draws, hits):
 
 
 def holds(count, degree, threshold):
-    """Both bounds, for an honest member: all others' places around it are equally likely."""
+    """The three bounds, for an honest member: all others' places around it are equally likely."""
     others, bad, gone = count - 1, count // 5, count // 10
+    inside = degree // 2 + 1
     kept_secret = tail(others, bad, degree, threshold) <= Fraction(1, 2**40 * count)
+    not_cut = threshold > inside and tail(others, bad, degree // 2, threshold - inside) <= Fraction(1, 2**41 * count)
     got_back = 1 - tail(others, others - gone, degree, threshold) <= Fraction(1, 2**30 * count)
-    return kept_secret and got_back
+    return kept_secret and not_cut and got_back
 
 
 @pytest.mark.parametrize("count", [65, 66, 70, 99, 100, 110, 128, 173, 200, 253, 333, 500, 1000, 1024])
-def test_both_bounds_hold_and_no_smaller_degree_has_them(count):
+def test_the_bounds_hold_and_no_smaller_degree_has_them(count):
     degree, threshold = graph.parameters(count)
     assert holds(count, degree, threshold)
     assert not holds(count, degree, threshold - 1)
-    assert not any(holds(count, degree - 2, lower) for lower in range(1, degree - 1))
-
-
-def test_the_edge_of_a_part_that_was_cut_off_has_too_few_shares():
-    # One side of the ring and the member itself, k / 2 + 1, must not reach the threshold.
-    assert all(k // 2 + 1 < t for k, t in map(graph.parameters, range(65, 1025)))
+    assert not any(holds(count, degree - 2, lower) for lower in range(degree // 2, degree - 1))
 
 
 def test_what_stays_by_chance_is_in_one_piece():
@@ -68,6 +65,13 @@ def test_what_stays_by_chance_is_in_one_piece():
 def test_a_small_cohort_is_complete(count):
     assert graph.parameters(count) == (count - 1, 2 * count // 3 + 1)
     assert graph.neighbours(count, count - 1, bytes(32))[0] == tuple(range(1, count))
+
+
+@pytest.mark.parametrize(
+    ("count", "found"), [(65, (42, 36)), (100, (64, 54)), (200, (106, 86)), (500, (178, 138)), (1000, (226, 173))]
+)
+def test_a_hub_that_cuts_the_ring_costs_more_neighbours(count, found):
+    assert tuple(graph.parameters(count)) == found
 
 
 @settings(max_examples=40)
