@@ -138,13 +138,14 @@ class Membership:
         past = self._left(task, step)
         voided = [one.transcript for one in self._earlier(isolation.content_of(step)) if not one.survivors]
         nonce = self.nonce(task.run, task.number)
+        expected = self._expected(task, step, plan)
         state = member.join(
             step,
             self._site,
-            expected=self._expected(task, step, plan),
+            expected=expected,
             nonce=nonce,
             minimum=self._policy.min_participants,
-            pair_keys=self._pair_keys(step),
+            pair_keys=self._pair_keys(step) if step == expected else {},  # nothing is ratcheted for a lie
             key=self._key,
             draw=self._entropy.draw,
             voided=tuple(voided[-_MAX_VOIDED:]),
