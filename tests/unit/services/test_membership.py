@@ -15,7 +15,7 @@ from wardround.protocol.plan import BlobRef, SecureAggregation
 from wardround.protocol.policy import SitePolicy
 from wardround.protocol.secure import cohort_terms, epoch_of, secure_terms
 from wardround.secagg import cohort as cohorts
-from wardround.secagg import roster
+from wardround.secagg import isolation, roster
 from wardround.secagg.cohort import CohortSealed
 from wardround.secagg.messages import Delivery, Invitation, Survivors
 from wardround.secagg.roster import Roster, RosterMember, SignedRoster
@@ -241,6 +241,12 @@ def test_two_cohorts_that_differ_by_one_member_are_refused(world):
     hub = world.play(again, stages=("sharing",))
     with pytest.raises(PeerProtocolError, match="single out"):
         world.react("angus", again, cohorts.step_for(hub, "angus"))
+
+
+def test_without_that_rule_the_second_would_open_as_well(world, monkeypatch):
+    monkeypatch.setattr(isolation, "isolates", lambda *_, **__: False)
+    assert world.play(world.terms()).stage == "opened"
+    assert world.play(world.terms(SITES[:4], attempt=2)).stage == "opened"
 
 
 def test_another_model_in_the_same_round_does_not_help_the_hub(world):
