@@ -4,11 +4,14 @@ Headers by the safetensors format, FedAvg by McMahan et al., server rules by the
 `wardround.aggregation.server_rule`, sums as fractions. Imports nothing of wardround.
 """
 
+import hashlib
 import json
+import math
 import struct
 from fractions import Fraction
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 SIZES = {"float32": 4, "float64": 8}
 NAMES = {"float32": "F32", "float64": "F64"}
@@ -46,6 +49,27 @@ def statistics(files, specs):
     return head + np.array(sums, "<f8").tobytes()
 
 
+def rounding_words(seed, number, site, count):
+    """The words that round a site's update: AES-256-CTR under a hash of what they follow from."""
+    key = hashlib.sha256(f"wardround rounding 1\n{seed}/{number}/{site}".encode()).digest()
+    encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    return np.frombuffer(encryptor.update(bytes(4 * count)), "<u4").tolist()
+
+
+def secure_mean(updates, weights, words, *, capacity, clip, largest):
+    """The mean of updates that were added as integers: exactly, in fractions, but for the last conversions."""
+    bits = (capacity - 1).bit_length()
+    limit = 2 ** (31 - bits) - 1
+    total = [0] * len(updates[0])
+    for values, weight, noise in zip(updates, weights, words, strict=True):
+        for place, (value, word) in enumerate(zip(values, noise, strict=True)):
+            clipped = min(max(Fraction(value), -Fraction(clip)), Fraction(clip))
+            exact = Fraction(limit) / Fraction(clip) * Fraction(weight, largest) * clipped
+            total[place] += math.floor(exact + Fraction(word, 2**32))
+    step = clip / limit * (largest / sum(weights))
+    return np.array(total, dtype=np.float64) * step
+
+
 class Server:
     """FedAvg and its relatives, one step after another, from the files' bytes alone."""
 
@@ -59,13 +83,18 @@ class Server:
 
     def step(self, files, records):
         """Move by the weighted mean of updates, in the order given; None when the result is not finite."""
-        rule, name = self.rule, self.rule["name"]
         total = sum(records)
+        mean = None
         with np.errstate(all="ignore"):
-            mean = None
             for data, count in zip(files, records, strict=True):
                 part = np.frombuffer(data[len(self.head) :], "<f4").astype(np.float64) * (count / total)
                 mean = part if mean is None else mean + part
+        return self.move(mean)
+
+    def move(self, mean):
+        """Move by a mean update; None when the result is not finite."""
+        rule, name = self.rule, self.rule["name"]
+        with np.errstate(all="ignore"):
             params = np.frombuffer(self.model[len(self.head) :], "<f4").astype(np.float64)
             if name == "fedavg":
                 moved, kept = params + rule["learning_rate"] * mean, []

@@ -12,14 +12,16 @@ import numpy as np
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.clinical.table import LoadReport, StudyTable
 from wardround.codec import canonical, tensors
-from wardround.crypto import certificate, signing
+from wardround.crypto import agreement, certificate, signing
 from wardround.ids import SiteId
 from wardround.ports import Trained
 from wardround.protocol.messages import Evaluation, Identity
 from wardround.protocol.plan import BlobRef, BuiltinModel, Limits, Plan, ServerRule, Training
+from wardround.secagg.roster import Roster, RosterMember
 
 T0 = 1_750_000_000.0
 RESEARCHER = SiteId("ada")
+ROSTER = "ab" * 32
 COLUMNS = 4
 MANIFEST = (tensors.TensorSpec("weight", (1, 3)), tensors.TensorSpec("bias", (1,)))
 
@@ -52,7 +54,27 @@ def initial_model(salt):
     return tensors.pack(tensors.split(values, MANIFEST), MANIFEST)
 
 
-def make_plan(*, sites, quorum, rounds, scaling, server, limits, expires, salt=0):
+@functools.cache
+def agreement_key(name):
+    """A name's agreement key: another one in each process, which nothing that is compared depends on."""
+    return agreement.generate()
+
+
+@functools.cache
+def roster(names):
+    """The roster of the worlds, under the name that secure plans have for it."""
+    members = tuple(
+        RosterMember(
+            site=name,
+            identity=signing.public_bytes(key_of(name).public_key()),
+            agreement=agreement.public_bytes(agreement_key(name).public_key()),
+        )
+        for name in names
+    )
+    return {ROSTER: Roster(consortium="simulated", number=1, members=members)}
+
+
+def make_plan(*, sites, quorum, rounds, scaling, server, limits, expires, salt=0, secure=None):
     """A plan over `sites`."""
     data = initial_model(salt)
     return Plan(
@@ -73,6 +95,7 @@ def make_plan(*, sites, quorum, rounds, scaling, server, limits, expires, salt=0
         initial=BlobRef(canonical.digest(data), len(data)),
         training=Training(rounds=rounds, server=ServerRule(**server)),
         limits=Limits(**limits),
+        secure=secure,
         expires=int(expires),
         seed=salt,
     )
@@ -142,6 +165,15 @@ class FakeFiles:
     def read(self, descriptor, size):
         return self.outputs[descriptor][:size]
 
+    def chunks(self, descriptor, start, stop, size):
+        for place in range(start, stop, size):
+            yield memoryview(self.outputs[descriptor][place : min(place + size, stop)])
+
+    def keep(self, scope, pieces):
+        data = b"".join(bytes(piece) for piece in pieces)
+        self.outputs[scope] = data
+        return scope, BlobRef(canonical.digest(data), len(data))
+
 
 class FakeWorker:
     """`wardround.ports.Worker`; tells `ran` about each call, because that is what a site must not do unapproved."""
@@ -156,9 +188,10 @@ class FakeWorker:
         if kind != "train":
             return Trained(records_of(self._site), None, None, evaluation, 1.0)
         update = trained_update(self._site, number, data, standardization)
-        self._files.outputs[number] = update
+        place = (self._plan.title, number)
+        self._files.outputs[place] = update
         ref = BlobRef(canonical.digest(update), len(update))
-        return Trained(records_of(self._site), number, ref, evaluation, 1.0)
+        return Trained(records_of(self._site), place, ref, evaluation, 1.0)
 
     def close(self):
         pass

@@ -58,7 +58,7 @@ class Hub:
             self.blobs,
             self,
             plan_of=studies.plan_of,
-            rosters=Rosters(self.log),
+            rosters=Rosters(self.log, fakes.roster(tuple(self.world.sites))),
             changed=lambda run: self._changed(studies, run),
         )
         self.coordinator, self.studies = coordinator, studies

@@ -1,16 +1,22 @@
 """A world's sites: the real services of a node, on a vault that outlives them, and their wire to the hub."""
 
+import random
 from contextlib import contextmanager
 
+import msgspec
 from tests.simulation import fakes
 from tests.simulation.hostile import Hostile
+from tests.simulation.liar import lie
+from tests.simulation.storage import FaultyVault, Killed
 
 from wardround.errors import PolicyError, StorageFullError, UnavailableError, WardroundError
 from wardround.ids import RunId
 from wardround.protocol import messages
-from wardround.protocol.messages import Contribution, TaskRequest
+from wardround.protocol.messages import CohortAnswer, CohortTask, Contribution, PairAnswer, Task, TaskRequest
+from wardround.protocol.plan import BlobRef
 from wardround.protocol.policy import SitePolicy
 from wardround.services.approvals import Approvals
+from wardround.services.membership import Membership
 from wardround.services.participant import Participant
 from wardround.storage.memory import MemoryVault
 
@@ -20,7 +26,8 @@ class Node:
 
     def __init__(self, world, site):
         self.world, self.site = world, site
-        self.vault = MemoryVault()
+        self.vault = FaultyVault(self._fault) if world.is_secure else MemoryVault()
+        self.entropy = random.Random(f"entropy {world.seed} {site}")
         self.wire = Wire(world, site)
         self.policy = SitePolicy(min_participants=1, min_records=1)
         self.is_gone = False
@@ -30,6 +37,17 @@ class Node:
     def now(self):
         """Fills `Clock`: the site's own clock may be wrong."""
         return self.world.now + self.world.weather.skew.get(self.site, 0.0)
+
+    def draw(self, size):
+        """Fills `Entropy`."""
+        return self.entropy.randbytes(size)
+
+    def _fault(self, what):
+        if self.participant is None or not self.world.stormy(self.world.weather.storage):
+            return ""
+        fault = self.world.rng.choice(["full", "killed", "killed after"])
+        self.world.tell(self.site, f"{what} fails", fault)
+        return fault
 
     def start(self):
         """Boot from the vault."""
@@ -55,9 +73,27 @@ class Node:
             policy=self.policy,
             source=lambda _: fakes.FakeSource(self.site),
             worker=lambda plan, _table, _package: fakes.FakeWorker(plan, self.site, files, self._ran),
+            membership=self._membership(),
         )
         self.hostile = Hostile(self) if self.site in self.world.weather.hostile else None
         self.world.at(self.world.now + self.world.rng.uniform(0.1, 3), self._poll, self._life)
+
+    def _membership(self):
+        if not self.world.is_secure:
+            return None
+        return Membership(
+            self.site,
+            key=fakes.key_of(self.site),
+            agreement_key=fakes.agreement_key(self.site),
+            officers=(),
+            quorum=1,
+            fetch=None,
+            vault=self.vault,
+            policy=self.policy,
+            clock=self,
+            entropy=self,
+            known=fakes.roster(tuple(self.world.sites)),
+        )
 
     def kill(self):
         """Lose what is not in the vault, and come back."""
@@ -83,6 +119,9 @@ class Node:
         self.world.oracle.person(self.site, study, verdict)
         try:
             self.approvals.decide(study, verdict, person="Dr Who", reason="because")
+        except Killed:
+            self.kill()
+            self.world.at(self.world.now + 6, self.decide, study, verdict)
         except PolicyError:
             self.world.pending -= 1
         except WardroundError as error:
@@ -121,6 +160,9 @@ class Node:
         try:
             if self.hostile is None or not self.hostile.perform(task):
                 self.participant.perform(task)
+        except Killed:
+            self.kill()
+            return
         except (UnavailableError, StorageFullError):
             self.world.at(self.world.now + self.world.rng.uniform(0.1, 4), self._perform, life, task)
             return
@@ -141,9 +183,37 @@ class Wire:
             return hub.coordinator.next_task(self.site, request)
 
         task = self.world.call(self.site, "asks for a task", serve, repeat=False)
-        if task is not None:
+        if isinstance(task, Task):
             self.world.oracle.tasked(self.site, task)
+        if isinstance(task, CohortTask) and self.world.weather.liar:
+            task = lie(self.world, self.site, task)
         return task
+
+    def answer(self, answer):
+        """One answer to a step of a cohort."""
+        data = answer.inline
+        if data:
+            self.world.oracle.seen_bytes(data)
+            if self.world.weather.uploads:
+                self._upload(answer.run, BlobRef(answer.answer.digest.hex(), len(data)), data)
+                answer = msgspec.structs.replace(answer, inline=b"")
+        body = messages.encode(answer)
+        self.world.oracle.said(self.site, body)
+
+        def serve(hub):
+            self.world.oracle.heard_of(self.site)
+            return hub.coordinator.answer(self.site, messages.decode(body, CohortAnswer))
+
+        return self.world.call(self.site, f"answers {type(answer.answer).__name__}", serve)
+
+    def pair(self, answer):
+        body = messages.encode(answer)
+
+        def serve(hub):
+            self.world.oracle.heard_of(self.site)
+            return hub.coordinator.pair(self.site, messages.decode(body, PairAnswer))
+
+        return self.world.call(self.site, "pairs", serve)
 
     def contribute(self, contribution):
         if self.world.weather.uploads and contribution.update_inline:

@@ -11,6 +11,7 @@ import json
 
 import msgspec
 from tests.simulation.run_rules import RunWalk
+from tests.simulation.secure_rules import SecureWalk
 from tests.simulation.study_rules import StudyWalk
 
 from wardround.protocol import events as happened
@@ -39,6 +40,7 @@ class Oracle:
         self.journal = {}
         self.away = []
         self.tasks = []
+        self.cohort_answers = {}
         self.people = []
         self.documents = set()
         self.withdrawn, self.started = set(), set()
@@ -58,6 +60,10 @@ class Oracle:
             known = self.messages.setdefault((site, plain["command"]), [])
             if answer not in known:
                 known.append(answer)
+
+    def said(self, site, body):
+        """A site sent an answer to a step of a cohort."""
+        self.cohort_answers.setdefault(site, []).append(body)
 
     def seen_bytes(self, data):
         """A site sent these bytes as an update."""
@@ -118,7 +124,8 @@ class Oracle:
         count = batches[-1]["count"] if batches else 0
         assert after == count, f"{stream}: seq {after + 1} follows {count}"
         heard = {site: max(self.boot, time) for site, time in self.last_heard.items()}
-        plain = [json.loads(event) for event in events] if not stream.startswith("plan:") else []
+        is_json = not stream.startswith(("plan:", "pairs:"))
+        plain = [json.loads(event) for event in events] if is_json else []
         batch = {"count": count + len(events), "raw": events, "events": plain, "receipt": receipt}
         batches.append(batch | {"heard": heard, "boot": self.boot, "now": self.world.now})
 
@@ -144,7 +151,8 @@ class Oracle:
         for stream in list(self.journal):
             if stream.startswith("run:"):
                 name = stream.removeprefix("run:")
-                RunWalk(self, name, plans[name.split(".")[0]]).walk()
+                walk = SecureWalk if self.world.is_secure else RunWalk
+                walk(self, name, plans[name.split(".")[0]]).walk()
         self.compare(self.world.hub.coordinator)
 
     def _answers(self, log):

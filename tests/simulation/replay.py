@@ -8,6 +8,7 @@ import traceback
 from tests.simulation.fakes import T0
 from tests.simulation.world import World
 
+KINDS = [f"{secure}{kind}" for secure in ("", "secure ") for kind in ("storm", "rain", "calm")]
 SHOWN = 20
 """Failing worlds that `many` names."""
 
@@ -17,7 +18,7 @@ def main():
     parser = argparse.ArgumentParser(prog="replay", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="the world, or the first of --count")
     parser.add_argument("--count", type=int, default=0, help="how many worlds")
-    parser.add_argument("--kind", choices=["storm", "rain", "calm"], default="storm")
+    parser.add_argument("--kind", choices=KINDS, default="storm")
     parser.add_argument("--verbose", action="store_true", help="print requests that were answered as usual, too")
     options = parser.parse_args()
     if options.count:
@@ -52,7 +53,8 @@ def print_history(world, *, verbose):
     for stream, batches in world.oracle.journal.items():
         for batch in batches:
             for event in batch["events"]:
-                fields = {name: value for name, value in event.items() if name not in {"event", "at", "document"}}
+                hidden = {"event", "at", "document", "terms", "answer"}
+                fields = {name: value for name, value in event.items() if name not in hidden}
                 lines.append((batch["now"], 1, f"  * {stream[:12]} {event['event']}  {_words(fields.values())}"))
     for when, _, line in sorted(lines, key=lambda line: line[0]):
         print(f"{when - T0:9.2f}  {line if verbose else line[:200]}")

@@ -5,7 +5,7 @@ very point. What was written is told to the oracle.
 """
 
 from wardround.errors import ConflictError, StorageFullError, UnavailableError
-from wardround.storage.memory import MemoryBlobs, MemoryEventLog
+from wardround.storage.memory import MemoryBlobs, MemoryEventLog, MemoryVault
 
 
 class Killed(BaseException):
@@ -67,6 +67,26 @@ class FaultyBlobs(MemoryBlobs):
         fault = self._draw("blobs.delete")
         _fail(fault, {"unavailable", "killed"})
         super().delete(digests)
+        _fail(fault, {"killed after"})
+
+
+class FaultyVault(MemoryVault):
+    """A node's `MemoryVault` in whose writes the node is killed, before or after, as `draw` says."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self._draw = draw
+
+    def put(self, name, value):
+        fault = self._draw("vault.put")
+        _fail(fault, {"full", "killed"})
+        super().put(name, value)
+        _fail(fault, {"killed after"})
+
+    def delete(self, name):
+        fault = self._draw("vault.delete")
+        _fail(fault, {"killed"})
+        super().delete(name)
         _fail(fault, {"killed after"})
 
 

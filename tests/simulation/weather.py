@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
 from tests.simulation import fakes
 from tests.simulation.fakes import T0
+
+from wardround.protocol.plan import SecureAggregation
 
 
 @dataclass
@@ -27,6 +30,8 @@ class Weather:
     withdrawals: dict = field(default_factory=dict)
     researcher: tuple = ()
     skew: dict = field(default_factory=dict)
+    liar: bool = False
+    """Whether the hub changes what it tells the members of cohorts."""
 
 
 def draw_weather(kind, rng, sites, plan_count):
@@ -57,6 +62,7 @@ def draw_weather(kind, rng, sites, plan_count):
                 weather.withdrawals[site, study] = T0 + rng.uniform(1, 150)
     if rng.random() < 0.25:
         weather.researcher = (rng.choice(["start", "withdraw"]), T0 + rng.uniform(5, 120))
+    weather.liar = rng.random() < 0.3
     return weather
 
 
@@ -85,4 +91,22 @@ def draw_plans(kind, rng, sites):
                 salt=salt + 2 * rng.randrange(50),
             )
         )
+    return found
+
+
+def draw_secure_plans(kind, rng, sites):
+    """The same studies under secure aggregation, with crowds of three at least."""
+    found = []
+    for plan in draw_plans(kind, rng, sites):
+        if len(plan.participants) < 3:
+            continue
+        secure = SecureAggregation(
+            roster=fakes.ROSTER,
+            clip=rng.choice([1.0, 8.0]),
+            max_weight=rng.choice([10, 1000]),
+            site_metrics=rng.random() < 0.2,
+            stage_seconds=30.0 if kind == "storm" else 5000.0,
+        )
+        quorum = max(3, plan.min_participants)
+        found.append(msgspec.structs.replace(plan, secure=secure, min_participants=quorum))
     return found

@@ -15,7 +15,7 @@ from tests.simulation.fakes import RESEARCHER, T0
 from tests.simulation.hub import Hub
 from tests.simulation.node import Node
 from tests.simulation.oracle import Oracle
-from tests.simulation.weather import draw_plans, draw_weather
+from tests.simulation.weather import draw_plans, draw_secure_plans, draw_weather
 
 from wardround.errors import CodecError, StorageFullError, UnavailableError, WardroundError
 from wardround.ids import CommandId, SiteId
@@ -34,14 +34,19 @@ class World:
 
     def __init__(self, seed, *, kind="storm"):
         draw = random.Random(f"world {seed}")
+        self.is_secure = kind.startswith("secure ")
+        kind = kind.removeprefix("secure ")
         self.seed, self.kind = seed, kind
         self.now, self._order, self._heap = T0, 0, []
         self.history = []
         self.sites = sorted(draw.sample(NAMES, draw.randint(3, 6)))
-        self.plans = draw_plans(kind, draw, self.sites)
+        self.plans = (draw_secure_plans if self.is_secure else draw_plans)(kind, draw, self.sites)
         self.studies = [plans.study_id(plan) for plan in self.plans]
         self.rng = random.Random(f"weather {seed} {kind}")
         self.weather = draw_weather(kind, self.rng, self.sites, len(self.plans))
+        if self.is_secure:
+            self.weather.liar = self.weather.liar and kind == "storm"
+            self.weather.hostile = frozenset()
         self.oracle = Oracle(self)
         self.hub = Hub(self)
         self.nodes = {site: Node(self, site) for site in self.sites}

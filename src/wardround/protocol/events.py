@@ -14,7 +14,7 @@ from wardround.ids import RunId, SiteId, StudyId
 from wardround.protocol.messages import Evaluation, Kind
 from wardround.protocol.plan import BlobRef
 from wardround.protocol.secure import SecureTerms
-from wardround.secagg.terms import Terms
+from wardround.secagg.terms import Section, Terms
 
 __all__ = [
     "CohortAbandoned",
@@ -67,6 +67,10 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     patience: int
     expires: float
     secure: SecureTerms | None = None
+
+    def sections(self, number: int) -> tuple[Section, ...]:
+        """What a round adds up in secret: nothing, without secure aggregation."""
+        return self.secure.sections.get(self.agenda[number - 1], ()) if self.secure else ()
 
 
 class RunOpened(_Event, frozen=True, tag="run-opened"):

@@ -10,7 +10,7 @@
                                     └──────────── REGROUPING
 
 `decide` takes a command and returns events; `evolve` folds one event; `run_of` folds a whole stream.
-No state is kept anywhere else, so a hub that was killed carries on from its event log. Rules:
+A hub that was killed carries on from its event log. Rules:
 
     (1) A run opens with at least a quorum of sites, and every round asks at least a quorum.
     (2) Rounds follow the agenda in order; a round starts from the model that the last one gave.
@@ -20,8 +20,8 @@ No state is kept anywhere else, so a hub that was killed carries on from its eve
     (5) A site that left is asked no more; when fewer than a quorum remain the run stops.
     (6) A run stops when its plan has expired.
     (7) After its end nothing changes: an answer is told that the round has closed.
-    (8) Under secure aggregation a closed round's contributors form a cohort. One that is abandoned is followed by
-        another, of those who are there and were not blamed, `patience` times; then the run stops.
+    (8) A closed round's contributors form a cohort, where the plan asks for secure aggregation; after one that was
+        abandoned another, of those who are there and were not blamed, `patience` times; then the run stops.
 """
 
 import enum
@@ -169,7 +169,7 @@ def run_of(events: Iterable[RunEvent]) -> Run:
     """Fold a whole stream.
 
     Raises:
-        LocalProtocolError: There are no events, or they are out of order.
+        LocalProtocolError: None, or out of order.
     """
     run: Run | None = None
     for event in events:
@@ -283,7 +283,7 @@ def _waited_on(run: Run, present: frozenset[SiteId], now: float) -> list[RunEven
 def _secured(run: Run, events: list[RunEvent], now: float) -> list[RunEvent]:
     """The events, and the cohort that follows from a round that they close."""
     closed = next((event for event in events if isinstance(event, RoundClosed)), None)
-    if run.terms.secure is None or closed is None:
+    if closed is None or not run.terms.sections(closed.number):
         return events
     for event in events:
         run = evolve(run, event)
@@ -293,7 +293,7 @@ def _secured(run: Run, events: list[RunEvent], now: float) -> list[RunEvent]:
 def _formed(run: Run, sites: Iterable[SiteId], now: float) -> CohortFormed:
     round_, secure = run.round, run.terms.secure
     if round_ is None or secure is None:
-        raise LocalProtocolError("only a closed round of a secure run forms a cohort")
+        raise LocalProtocolError("only a closed round forms a cohort")
     formed = cohort_terms(
         secure,
         study=run.terms.study,
@@ -311,7 +311,7 @@ def _formed(run: Run, sites: Iterable[SiteId], now: float) -> CohortFormed:
 
 def _cohort_ended(run: Run, command: commands.CohortReady | commands.CohortLost, now: float) -> list[RunEvent]:
     number, cohort = command.number, command.cohort
-    if run.phase is not Phase.SECURING or run.round is None or (run.round.number, run.cohort) != (number, cohort):
+    if run.phase is not Phase.SECURING or (run.completed_rounds + 1, run.cohort) != (number, cohort):
         return []
     if isinstance(command, commands.CohortReady):
         opened = CohortOpened(at=now, number=number, cohort=cohort, survivors=command.survivors, blamed=command.blamed)
@@ -319,8 +319,8 @@ def _cohort_ended(run: Run, command: commands.CohortReady | commands.CohortLost,
     abandoned = CohortAbandoned(at=now, number=number, cohort=cohort, reason=command.reason, blamed=command.blamed)
     if cohort <= run.terms.patience:  # (8)
         return [abandoned]
-    reason = f"round {number}: {cohort} cohorts were abandoned; the last: {command.reason}"
-    return [abandoned, RunStopped(at=now, reason=f"{reason}. Must act: the IT of the sites named")]
+    reason = f"round {number}: {cohort} cohorts were abandoned; {command.reason}. Must act: the IT of the sites named"
+    return [abandoned, RunStopped(at=now, reason=reason)]
 
 
 def _regrouped(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
@@ -395,6 +395,7 @@ def _in_round(run: Run, event: RunEvent) -> Run:
         return run
     if run.round is None:
         raise LocalProtocolError("no round has been opened yet")
-    closed = Phase.SECURING if run.terms.secure else Phase.COMBINING
-    phase = closed if isinstance(event, RoundClosed) else run.phase
+    phase = run.phase
+    if isinstance(event, RoundClosed):
+        phase = Phase.SECURING if run.terms.sections(event.number) else Phase.COMBINING
     return replace(run, round=rounds.apply(run.round, event), phase=phase)

@@ -46,8 +46,8 @@ def combine(run: Run, plan: Plan, blobs: Blobs, cohort: Cohort | None = None) ->
         NotFoundError: The base model or an update is not in `blobs`.
     """
     round_ = run.round
-    if round_ is None or (cohort is None) != (run.terms.secure is None):
-        raise LocalProtocolError("there is no round to combine")
+    if round_ is None or (cohort is None) != (run.cohort_terms is None):
+        raise LocalProtocolError("there is no round to combine, or not its cohort")
     accepted = [round_.accepted[site] for site in sorted(round_.accepted)]
     model, standardization, server_state = run.model, run.standardization, run.server_state
     opened = secure_sum.open_sums(cohort, plan, blobs) if cohort else None

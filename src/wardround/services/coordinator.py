@@ -242,7 +242,7 @@ class Coordinator:
         if state.phase is not runs.Phase.COMBINING:
             return
         digests = references(state) | self._updates(state)
-        cohort = self.cohorts.state(state) if state.terms.secure else None
+        cohort = self.cohorts.state(state) if state.cohort_terms is not None else None
         try:
             result = combine(state, self._plan_of(study_of(run)), self._blobs, cohort)
         except (DigestMismatchError, NotFoundError, TensorMismatchError) as error:

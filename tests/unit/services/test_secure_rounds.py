@@ -65,6 +65,7 @@ def events_of(study, secure, **changes):
     done = wardround.simulate(
         wardround.Study(plan, study.initial, None), tables, progress=lambda status: told.extend(status.events)
     )
+    assert done.status.phase == "completed", done.status.reason
     return done, told
 
 
