@@ -9,14 +9,14 @@ replace = msgspec.structs.replace
 
 def lie(world, site, task):
     """The task as it is, or, now and then, with a lie in it."""
-    if not world.stormy(0.4):
+    if type(task.step).__name__ != world.weather.liar or not world.stormy(0.7):
         return task
-    step = LIES[type(task.step)](world, task.step)
+    step = LIES[type(task.step)](world, task.step, site)
     world.tell("hub", f"lies to {site}", type(task.step).__name__)
     return replace(task, step=step)
 
 
-def _invitation(world, step):
+def _invitation(world, step, _site):
     terms = step.terms
     changes = [
         {"threshold": 1},
@@ -30,19 +30,21 @@ def _invitation(world, step):
     return Invitation(replace(terms, **world.rng.choice(changes)))
 
 
-def _delivery(world, step):
+def _delivery(world, step, _site):
     fewer = {"included": step.included[:-1], "sealed": step.sealed[:-1], "seeds": step.seeds[:-1]}
     changes = [fewer, {"included": step.included[:-1]}, {"seeds": step.seeds[::-1]}, {"sealed": ()}]
     return replace(step, **world.rng.choice(changes))
 
 
-def _survivors(world, step):
+def _survivors(world, step, site):
     first, *rest = step.entries
-    lies = [tuple(rest), (replace(first, digest=bytes(32)), *rest), (first, first, *rest), step.entries[:2], ()]
+    other = world.rng.choice([entry.site for entry in step.entries if entry.site != site])
+    proper = tuple(entry for entry in step.entries if entry.site != other)
+    lies = [proper, proper, (replace(first, digest=bytes(32)), *rest), (first, first, *rest), step.entries[:2], ()]
     return Survivors(world.rng.choice(lies))
 
 
-def _agreements(world, step):
+def _agreements(world, step, _site):
     first, *rest = step.signatures
     lies = [tuple(rest[:1]), (first,) * len(step.signatures), tuple((site, bytes(64)) for site, _ in step.signatures)]
     return Agreements(world.rng.choice(lies))

@@ -30,8 +30,8 @@ class Weather:
     withdrawals: dict = field(default_factory=dict)
     researcher: tuple = ()
     skew: dict = field(default_factory=dict)
-    liar: bool = False
-    """Whether the hub changes what it tells the members of cohorts."""
+    liar: str = ""
+    """Which step the hub changes when it tells members of it, if any."""
 
 
 def draw_weather(kind, rng, sites, plan_count):
@@ -62,7 +62,7 @@ def draw_weather(kind, rng, sites, plan_count):
                 weather.withdrawals[site, study] = T0 + rng.uniform(1, 150)
     if rng.random() < 0.25:
         weather.researcher = (rng.choice(["start", "withdraw"]), T0 + rng.uniform(5, 120))
-    weather.liar = rng.random() < 0.3
+    weather.liar = rng.choice(["", "", "Invitation", "Delivery", "Survivors", "Agreements"])
     return weather
 
 

@@ -45,7 +45,6 @@ class World:
         self.rng = random.Random(f"weather {seed} {kind}")
         self.weather = draw_weather(kind, self.rng, self.sites, len(self.plans))
         if self.is_secure:
-            self.weather.liar = self.weather.liar and kind == "storm"
             self.weather.hostile = frozenset()
         self.oracle = Oracle(self)
         self.hub = Hub(self)

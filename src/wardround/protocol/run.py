@@ -224,9 +224,7 @@ def _left(run: Run, command: commands.Left, now: float) -> list[RunEvent]:
         return []
     events: list[RunEvent] = [SiteLeft(at=now, site=command.site, reason=command.reason)]
     if len(run.sites) - 1 < run.terms.quorum:  # (5)
-        words = (
-            f"{command.site} took its approval back ({command.reason}), and fewer than {run.terms.quorum} sites remain"
-        )
+        words = f"{command.site} took its approval back ({command.reason}); fewer than {run.terms.quorum} sites remain"
         return [*events, RunStopped(at=now, reason=f"{words}. Must act: the researcher")]
     if run.phase is Phase.COLLECTING and run.round is not None:
         events += rounds.left(run.round, command.site, command.reason, now)
@@ -314,8 +312,8 @@ def _cohort_ended(run: Run, command: commands.CohortReady | commands.CohortLost,
     if run.phase is not Phase.SECURING or (run.completed_rounds + 1, run.cohort) != (number, cohort):
         return []
     if isinstance(command, commands.CohortReady):
-        opened = CohortOpened(at=now, number=number, cohort=cohort, survivors=command.survivors, blamed=command.blamed)
-        return [opened]
+        survivors = command.survivors
+        return [CohortOpened(at=now, number=number, cohort=cohort, survivors=survivors, blamed=command.blamed)]
     abandoned = CohortAbandoned(at=now, number=number, cohort=cohort, reason=command.reason, blamed=command.blamed)
     if cohort <= run.terms.patience:  # (8)
         return [abandoned]
@@ -329,9 +327,9 @@ def _regrouped(run: Run, present: frozenset[SiteId], now: float) -> list[RunEven
     there = contributors & present
     if contributors - present and now < run.gather_until:
         return []
-    if len(there) >= run.terms.quorum:
-        return [_formed(run, sorted(there), now)]
-    return [] if now < run.gather_until else _waited_on(run, present, now)
+    if len(there) < run.terms.quorum:
+        return [] if now < run.gather_until else _waited_on(run, present, now)
+    return [_formed(run, there, now)]
 
 
 def _opened(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
