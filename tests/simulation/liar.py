@@ -9,7 +9,7 @@ replace = msgspec.structs.replace
 
 def lie(world, site, task):
     """The task as it is, or, now and then, with a lie in it."""
-    if type(task.step).__name__ != world.weather.liar or not world.stormy(0.7):
+    if type(task.step).__name__ != world.weather.liar or not world.stormy(0.5):
         return task
     step = LIES[type(task.step)](world, task.step, site)
     world.tell("hub", f"lies to {site}", type(task.step).__name__)

@@ -25,7 +25,7 @@ def test_the_worlds_are_as_bad_as_they_should_be():
     worlds = [play(seed, "secure storm") for seed in range(100)]
     seen = [event["event"] for world in worlds for event in events(world, "run:")]
     assert {"cohort-abandoned", "cohort-opened", "run-completed", "run-stopped", "site-absent"} <= set(seen)
-    assert seen.count("cohort-opened") > 3 * seen.count("cohort-abandoned"), "so bad that little is ever added up"
+    assert seen.count("cohort-opened") > seen.count("cohort-abandoned"), "so bad that little is ever added up"
     history = [line for world in worlds for line in world.history]
     assert sum(what.startswith("lies to") for _, _, what, _ in history) > 20
     assert sum(what.startswith("vault") and "killed" in words[0] for _, _, what, words in history) > 20

@@ -237,7 +237,7 @@ def test_when_fewer_than_a_quorum_remain_the_run_stops():  # (5)
     run, _ = do(collecting(), Left("a", "why"))
     run, events = do(run, Left("b", "why not"))
     assert kinds(events) == [SiteLeft, RunStopped]
-    assert run.reason == "b took its approval back (why not), and fewer than 2 sites remain. Must act: the researcher"
+    assert run.reason == "b took its approval back (why not); fewer than 2 sites remain. Must act: the researcher"
 
 
 @pytest.mark.parametrize("make", [opened, collecting, combining])
