@@ -13,7 +13,7 @@ import msgspec
 from wardround import config, errors, ports
 from wardround.cli.main import wardround
 from wardround.cli.output import FIELDS
-from wardround.clinical import contract
+from wardround.clinical import contract, summaries
 from wardround.protocol import messages, plan, policy
 from wardround.protocol import round as rounds
 from wardround.protocol import run as runs
@@ -99,6 +99,11 @@ def _study_file() -> Iterator[str]:
         (plan.Optimizer, "[training.optimizer]"),
         (plan.ServerRule, "[training.server]"),
         (plan.Limits, "[limits]"),
+        (plan.SecureAggregation, "[secure]"),
+        (summaries.Counts, '[[summaries]], type = "counts"'),
+        (summaries.Moments, '[[summaries]], type = "moments"'),
+        (summaries.Histogram, '[[summaries]], type = "histogram"'),
+        (summaries.Glm, '[[summaries]], type = "glm"'),
     ):
         words = "\n\n".join(" ".join(part.split()) for part in (kind.__doc__ or "").split("\n\n"))
         yield f"## {f'`{table}`' if table else 'At the top'}\n\n{words}\n"
