@@ -61,10 +61,13 @@ class Agent:
 
     def _follow(self, first: Assignment) -> None:
         """Perform a run's assignments one after another until the run has ended."""
-        run, found, is_over = first.run, first, False
+        run, found, is_over, failures = first.run, first, False, 0
         try:
             while not self._stopping.is_set():
-                following = self._perform(found)
+                following, is_done = self._perform(found)
+                failures = 0 if is_done else failures + 1
+                if failures:  # the hub may offer the same again at once
+                    self._stopping.wait(min(_FIRST_WAIT * 2**failures, _LONGEST_WAIT))
                 while following is None and not self._stopping.is_set():
                     following = self._insisting(
                         lambda: self._hub.next_task(TaskRequest(wait_seconds=self._wait_seconds, run=run))
@@ -82,14 +85,14 @@ class Agent:
             with self._lock:
                 self._runs.discard(run)
 
-    def _perform(self, found: Assignment) -> Assignment | None:
+    def _perform(self, found: Assignment) -> tuple[Assignment | None, bool]:
+        """What follows on an assignment, if it is known already, and whether the assignment was done."""
         try:
             receipt = self._insisting(lambda: self._participant.perform(found))
         except WardroundError as error:
             _log.warning("task failed", run=found.run, code=error.code, reason=str(error))
-            self._stopping.wait(_FIRST_WAIT)  # the hub may offer the same again at once
-            return None
-        return receipt.next if receipt is not None else None
+            return None, False
+        return (receipt.next if receipt is not None else None), True
 
     def _insisting(self, call: Callable[[], _T]) -> _T | None:
         """What `call` gives, however often it has to be tried; None once the node is stopping."""

@@ -127,7 +127,7 @@ def receive(round_: Round, site: SiteId, contribution: Contribution, *, flaw: st
         reason = f"round {number} has closed"
         return [UpdateRefused(at=now, number=number, site=site, reason=reason, late=True)]
     if offence := _offence(round_, site, contribution) or flaw[:_MAX_WORDS]:
-        refused = UpdateRefused(at=now, number=number, site=site, reason=offence)
+        refused = UpdateRefused(at=now, number=round_.number, site=site, reason=offence)
         return _settle(round_, refused, now)
     if contribution.declined:
         reason = contribution.declined[:_MAX_WORDS]
@@ -200,7 +200,7 @@ def apply(round_: Round, event: RunEvent) -> Round:
             return replace(round_, accepted=round_.accepted | {event.site: event}, absent=round_.absent - {event.site})
         case SiteDeclined():
             return replace(round_, declined=round_.declined | {event.site: event.reason})
-        case UpdateRefused() if not event.late and event.number == round_.number:
+        case UpdateRefused() if not event.late:
             count = round_.refusals.get(event.site, 0) + 1
             return replace(round_, refusals=round_.refusals | {event.site: count})
         case SiteAbsent():

@@ -154,11 +154,12 @@ def test_what_a_site_says_first_counts_and_anything_else_is_refused(first, secon
     assert (twice.accepted, twice.declined) == (once.accepted, once.declined)
 
 
-def test_a_site_refused_three_times_is_not_heard_again_in_this_round():  # (6)
+@pytest.mark.parametrize("wrong", [{"records": 0}, {"number": 2**60}])
+def test_a_site_refused_three_times_is_not_heard_again_in_this_round(wrong):  # (6)
     round_ = opened(quorum=1)
     for _ in range(MAX_REFUSALS):
         assert "a" in rounds.heard(round_)
-        round_, _ = hear(round_, "a", answer(records=0))
+        round_, _ = hear(round_, "a", answer(**wrong))
     round_, events = hear(round_, "a", answer())
     assert kinds(events) == [UpdateRefused]
     assert "a" not in rounds.heard(round_)
