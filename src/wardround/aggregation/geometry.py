@@ -5,9 +5,10 @@
 
 The zero vector is one of the points, so norms and angles about it follow from the same matrix. Updates of
 one round lie close together, and far from zero beside their distances: without a centre the differences
-cancel, and with float32 products whoever lies a little off cannot be told from the rest. Here products
-are float64 and each block is centred on the mean of the half of the updates that is shortest there, which no
-minority of huge updates can move.
+cancel in float32, and whoever lies a little off cannot be told from the rest. So each block of columns is centred
+on the mean of the half of the updates that is shortest there, which no minority of huge updates can move.
+Products within a block are float32, sums of blocks float64. Where that does not resolve the distances
+(`is_resolved`: the centre was spoilt, or values overflow), the pass is made again in float64.
 
 Blocks have a fixed width and partial sums are added in order, so the matrix does not depend on how columns
 are dealt to threads or machines. Its last bits may depend on the processor's matrix library.
@@ -19,10 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCK", "Geometry", "centred_gram"]
+__all__ = ["BLOCK", "Geometry", "centred_gram", "is_resolved"]
 
-BLOCK = 4096
-"""Columns that are centred and multiplied at a time; the processor's second cache holds them in float64."""
+BLOCK = 16 * 1024
+"""Columns that are centred and multiplied at a time."""
+
+_ROUNDING = 2.0**-18
+"""The relative error of one block's products in float32; some four times what random values give."""
 
 _Matrix = npt.NDArray[np.float64]
 
@@ -72,15 +76,17 @@ class Geometry:
         return Geometry(lifted @ self.gram @ lifted.T)
 
 
-def centred_gram(chunks: Sequence[npt.NDArray[np.floating]], scratch: _Matrix | None = None) -> _Matrix:
+def centred_gram(
+    chunks: Sequence[npt.NDArray[np.floating]], scratch: npt.NDArray[np.floating] | None = None
+) -> _Matrix:
     """What one chunk of columns adds to the Gram matrix of the updates and zero.
 
     Args:
         chunks: One per update, each of shape=(columns,).
-        scratch: float64, shape=(n + 1, BLOCK); overwritten. Without it, one is allocated.
+        scratch: float32 or float64, shape=(n + 1, BLOCK), which decides the precision of products; overwritten.
 
     Returns:
-        float64, shape=(n + 1, n + 1). Not finite where values of about 1e150 and more overflow.
+        float64, shape=(n + 1, n + 1). Not finite where products overflow.
 
     Raises:
         ValueError: There is no update, or lengths differ.
@@ -88,19 +94,41 @@ def centred_gram(chunks: Sequence[npt.NDArray[np.floating]], scratch: _Matrix | 
     if not chunks or any(chunk.shape != chunks[0].shape for chunk in chunks):
         raise ValueError("expected at least one update, all of one length")
     count, columns = len(chunks), chunks[0].size
-    scratch = np.empty((count + 1, BLOCK)) if scratch is None else scratch
+    scratch = np.empty((count + 1, BLOCK), np.float32) if scratch is None else scratch
     total = np.zeros((count + 1, count + 1))
-    for start in range(0, columns, BLOCK):
-        points = scratch[:, : min(BLOCK, columns - start)]
-        for place, chunk in enumerate(chunks):
-            points[place] = chunk[start : start + BLOCK]
-        lengths = np.einsum("ij,ij->i", points[:-1], points[:-1])
-        short = lengths <= np.partition(lengths, (count - 1) // 2)[(count - 1) // 2]
-        centre = (short / short.sum()) @ points[:-1]
-        points[:-1] -= centre
-        np.negative(centre, out=points[-1])
-        total += points @ points.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        shares = _shortest_half([chunk[:BLOCK] for chunk in chunks]).astype(scratch.dtype)
+        for start in range(0, columns, BLOCK):
+            points = scratch[:, : min(BLOCK, columns - start)]
+            for place, chunk in enumerate(chunks):
+                points[place] = chunk[start : start + BLOCK]
+            centre = shares @ points[:-1]
+            points[:-1] -= centre
+            np.negative(centre, out=points[-1])
+            total += points @ points.T
     return total
+
+
+def is_resolved(gram: _Matrix) -> bool:
+    """Whether float32 products were precise enough to tell distances from rounding."""
+    if not np.isfinite(gram).all():
+        return False
+    squares = _squared_distances(gram)[:-1, :-1]
+    own = np.diagonal(gram)[:-1]
+    pairs = np.triu_indices(len(own), 1)
+    if not len(pairs[0]):
+        return True
+    errors = _ROUNDING * (own[:, None] + own[None, :])
+    return bool((errors <= 0.01 * np.maximum(squares, np.median(squares[pairs])))[pairs].all())
+
+
+def _shortest_half(blocks: Sequence[npt.NDArray[np.floating]]) -> _Matrix:
+    """Weights of a mean over the updates that are no longer than the median one."""
+    lengths = np.array([np.dot(wide, wide) for wide in (block.astype(np.float64) for block in blocks)])
+    place = (len(blocks) - 1) // 2
+    short = lengths <= np.partition(lengths, place)[place]
+    shares: _Matrix = short / short.sum()
+    return shares
 
 
 def _squared_distances(gram: _Matrix) -> _Matrix:

@@ -235,13 +235,16 @@ def _coefficients(rule: Rule, geometry: Geometry, shares: _Matrix) -> _Matrix:
             return _centred_clipping(geometry, shares, rule.bound)
         case "krum":
             scores = _krum_scores(geometry.squared_distances(), rule.hostile)
-            return np.eye(len(scores))[int(np.argmin(scores))]
+            best: _Matrix = np.zeros(len(scores))
+            best[int(np.argmin(scores))] = 1.0
+            return best
         case "multi-krum":
             scores = _krum_scores(geometry.squared_distances(), rule.hostile)
             chosen = np.argsort(scores, kind="stable")[: len(scores) - rule.hostile]
-            kept = np.zeros_like(shares)
+            kept: _Matrix = np.zeros_like(shares)
             kept[chosen] = shares[chosen] if shares[chosen].any() else 1.0
-            return kept / kept.sum()
+            kept /= kept.sum()
+            return kept
         case _:
             return shares
 

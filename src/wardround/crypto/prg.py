@@ -23,7 +23,7 @@ References:
     Bonawitz et al. Practical Secure Aggregation for Privacy-Preserving Machine Learning. CCS 2017, section 4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from wardround.errors import CryptoError
 
-__all__ = ["SEED_BYTES", "MaskStream", "Vector", "stream"]
+__all__ = ["SEED_BYTES", "MaskStream", "Vector", "shuffled", "stream"]
 
 SEED_BYTES = 32
 Vector: TypeAlias = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
@@ -120,6 +120,29 @@ def stream(seed: bytes, size: int) -> bytes:
     if size < 0:
         raise ValueError(f"size must be >= 0, got {size}")
     return _encryptor(seed, 0).update(bytes(size))
+
+
+def shuffled(count: int, beacon: bytes) -> list[int]:
+    """``0 .. count - 1`` in a uniformly random order that follows from `beacon` (32 bytes), the same everywhere.
+
+    Fisher and Yates; words of the keystream that would bias the order are thrown away.
+    """
+    ring = list(range(count))
+    words = _words(beacon, 2 * count + 64)
+    for last in range(count - 1, 0, -1):
+        bound = 2**64 - 2**64 % (last + 1)
+        word = next(words)
+        while word >= bound:
+            word = next(words)
+        chosen = word % (last + 1)
+        ring[last], ring[chosen] = ring[chosen], ring[last]
+    return ring
+
+
+def _words(beacon: bytes, count: int) -> Iterator[int]:
+    data = stream(beacon, 8 * count)
+    for start in range(0, len(data), 8):
+        yield int.from_bytes(data[start : start + 8], "little")
 
 
 def _encryptor(seed: bytes, offset_bytes: int) -> CipherContext:

@@ -33,7 +33,7 @@ References:
 
 import functools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from wardround.crypto import prg
@@ -44,7 +44,6 @@ COMPLETE = 64
 """Up to so many members, everybody is everybody's neighbour."""
 _COLLUDING, _DROPPING = 0.2, 0.1
 _SECRECY, _RECOVERY = 40, 30
-_WORD = 8
 
 
 class Parameters(NamedTuple):
@@ -106,7 +105,7 @@ def neighbours(count: int, degree: int, beacon: bytes) -> tuple[tuple[int, ...],
         return tuple(tuple(other for other in range(count) if other != place) for place in range(count))
     if degree < 2 or degree % 2:
         raise ValueError(f"a ring gives even degrees, not {degree}")
-    ring = _shuffled(count, beacon)
+    ring = prg.shuffled(count, beacon)
     found: list[tuple[int, ...]] = [()] * count
     for spot, place in enumerate(ring):
         near = [ring[(spot + by) % count] for by in range(-degree // 2, degree // 2 + 1) if by]
@@ -140,23 +139,3 @@ def _beyond(population: int, marked: int, draws: int, times: int) -> int:
 def _ways(population: int, marked: int, draws: int, hits: int) -> int:
     """In how many draws there are exactly `hits` marked ones."""
     return math.comb(marked, hits) * math.comb(population - marked, draws - hits)
-
-
-def _shuffled(count: int, beacon: bytes) -> list[int]:
-    """A uniformly random order (Fisher and Yates); words of the keystream that would bias it are thrown away."""
-    ring = list(range(count))
-    words = _words(beacon, 2 * count + 64)
-    for last in range(count - 1, 0, -1):
-        bound = 2**64 - 2**64 % (last + 1)
-        word = next(words)
-        while word >= bound:
-            word = next(words)
-        chosen = word % (last + 1)
-        ring[last], ring[chosen] = ring[chosen], ring[last]
-    return ring
-
-
-def _words(beacon: bytes, count: int) -> Iterator[int]:
-    data = prg.stream(beacon, _WORD * count)
-    for start in range(0, len(data), _WORD):
-        yield int.from_bytes(data[start : start + _WORD], "little")

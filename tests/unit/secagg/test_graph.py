@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wardround.crypto import prg
 from wardround.secagg import graph
 
 # PRIVACY's table, from other code: (members, colluding, dropping) -> (neighbours, threshold).
@@ -125,8 +126,8 @@ def test_golden_graph():
 
 def test_words_that_would_bias_the_order_are_thrown_away(monkeypatch):
     # 2**64 - 1 is a multiple of 3, so the words below it fall evenly on three places, and it would be one too many.
-    monkeypatch.setattr(graph, "_words", lambda _beacon, _count: iter([2**64 - 1, 2**64 - 2, 1]))
-    assert graph._shuffled(3, bytes(32)) == [0, 1, 2]
+    monkeypatch.setattr(prg, "_words", lambda _beacon, _count: iter([2**64 - 1, 2**64 - 2, 1]))
+    assert prg.shuffled(3, bytes(32)) == [0, 1, 2]
 
 
 def test_an_odd_degree_is_refused():
