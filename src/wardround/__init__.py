@@ -19,12 +19,25 @@ if TYPE_CHECKING:
     from wardround.clinical.contract import Column, DataContract, Label
     from wardround.clinical.table import LoadReport, StudyTable
     from wardround.errors import WardroundError
-    from wardround.protocol.plan import BuiltinModel, Limits, Optimizer, Plan, SecureAggregation, ServerRule, Training
+    from wardround.protocol.plan import (
+        Aggregation,
+        Asynchronous,
+        BuiltinModel,
+        Limits,
+        Optimizer,
+        Plan,
+        Screening,
+        SecureAggregation,
+        ServerRule,
+        Training,
+    )
     from wardround.sdk.client import Researcher, connect, enrol
     from wardround.sdk.simulate import Simulated, simulate
     from wardround.sdk.study import Study, declare
 
 __all__ = [
+    "Aggregation",
+    "Asynchronous",
     "BuiltinModel",
     "Column",
     "DataContract",
@@ -34,6 +47,7 @@ __all__ = [
     "Optimizer",
     "Plan",
     "Researcher",
+    "Screening",
     "SecureAggregation",
     "ServerRule",
     "Simulated",
@@ -52,10 +66,13 @@ _HOME = {
     "wardround.clinical.table": ("LoadReport", "StudyTable"),
     "wardround.errors": ("WardroundError",),
     "wardround.protocol.plan": (
+        "Aggregation",
+        "Asynchronous",
         "BuiltinModel",
         "Limits",
         "Optimizer",
         "Plan",
+        "Screening",
         "SecureAggregation",
         "ServerRule",
         "Training",

@@ -1,14 +1,13 @@
 """Every seam between what Wardround does and the outside: the services name these, adapters fill them.
 
-All ports are synchronous. SQLite, hashing, numpy and a node's one conversation with its hub are, and
-a synchronous service can be driven by a simulated world step by step; the asynchronous rim is the web
-server in `wardround.hub`.
+All ports are synchronous, so that a simulated world can drive the services step by step; the asynchronous
+rim is the web server in `wardround.hub`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from wardround.clinical.contract import DataContract
 from wardround.clinical.table import StudyTable
@@ -38,6 +37,7 @@ __all__ = [
     "EventLog",
     "Files",
     "HubClient",
+    "Pool",
     "RecordSource",
     "Registry",
     "Trained",
@@ -46,13 +46,14 @@ __all__ = [
     "Worker",
 ]
 
+_Result = TypeVar("_Result")
+
 
 class Clock(Protocol):
     """Seconds since 1970-01-01 UTC; deadlines must mean the same after a restart."""
 
     def now(self) -> float:
         """The present instant."""
-        ...
 
 
 class Entropy(Protocol):
@@ -68,7 +69,6 @@ class EventLog(Protocol):
 
     def read(self, stream: str, *, after: int = 0) -> list[bytes]:
         """Events of `stream` in order, from seq ``after + 1``."""
-        ...
 
     def append(
         self,
@@ -87,15 +87,12 @@ class EventLog(Protocol):
             StorageFullError: The disk is full.
             UnavailableError: The database did not answer.
         """
-        ...
 
     def receipt(self, sender: SiteId, command: CommandId) -> bytes | None:
         """What this command was answered, if it was."""
-        ...
 
     def streams(self, prefix: str) -> list[str]:
         """Names of all streams that begin with `prefix`, sorted."""
-        ...
 
 
 class Registry(Protocol):
@@ -110,7 +107,6 @@ class Registry(Protocol):
         Raises:
             ConflictError: The same invite exists.
         """
-        ...
 
     def invited(self, invite: Digest, now: float) -> tuple[SiteId, Role]:
         """Whom an open invite is for.
@@ -118,7 +114,6 @@ class Registry(Protocol):
         Raises:
             InviteError: Unknown, expired, or used.
         """
-        ...
 
     def enrol(self, invite: Digest, identity: Identity, now: float) -> None:
         """Use up the invite and store the identity, in one transaction; a new certificate replaces the name's old one.
@@ -126,23 +121,18 @@ class Registry(Protocol):
         Raises:
             InviteError: Unknown, expired, or used.
         """
-        ...
 
     def add_identity(self, identity: Identity) -> None:
         """Store an identity without an invite: the operator's own."""
-        ...
 
     def identity(self, name: SiteId) -> Identity:
         """The enrolled identity."""
-        ...
 
     def identities(self) -> list[Identity]:
         """All enrolled identities, by name."""
-        ...
 
     def revoke(self, name: SiteId) -> None:
         """Forget an identity: its requests are refused from now on."""
-        ...
 
 
 class Upload(Protocol):
@@ -151,7 +141,6 @@ class Upload(Protocol):
     @property
     def offset(self) -> int:
         """How many bytes are held."""
-        ...
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes at the end.
@@ -159,7 +148,6 @@ class Upload(Protocol):
         Raises:
             StorageFullError: The disk is full; what is held stays held.
         """
-        ...
 
     def commit(self, expected: Digest | None = None) -> BlobRef:
         """Make the bytes a blob; they survive a crash once this returns.
@@ -167,15 +155,12 @@ class Upload(Protocol):
         Raises:
             DigestMismatchError: They are not `expected`; the upload is discarded.
         """
-        ...
 
     def close(self) -> None:
         """Let go, keeping what is held so that `Blobs.upload` of the same name resumes."""
-        ...
 
     def discard(self) -> None:
         """Forget the bytes."""
-        ...
 
 
 class Blobs(Protocol):
@@ -183,35 +168,34 @@ class Blobs(Protocol):
 
     def size(self, digest: Digest) -> int:
         """Length in bytes."""
-        ...
 
     def has(self, digest: Digest) -> bool:
         """Whether there is such a blob."""
-        ...
 
     def read(self, digest: Digest, start: int, stop: int) -> bytes | memoryview:
         """The bytes ``[start, stop)``."""
-        ...
 
     def local_path(self, digest: Digest) -> str | None:
         """Path of the blob where it is a whole file of this machine, else None."""
-        ...
 
     def chunks(self, digest: Digest, start: int, stop: int, size: int) -> Iterator[bytes | memoryview]:
         """The bytes ``[start, stop)`` in pieces of `size`; a piece is valid until the next is asked for."""
-        ...
 
     def put(self, data: bytes) -> BlobRef:
         """Store small bytes durably."""
-        ...
 
     def upload(self, name: str) -> Upload:
         """Begin an upload, or resume the one of this name. Names are letters, digits, '.' and '-'."""
-        ...
 
     def delete(self, digests: Iterable[Digest]) -> None:
         """Forget blobs; those that are not there are passed over."""
-        ...
+
+
+class Pool(Protocol):
+    """Workers for independent pieces of arithmetic: threads of this machine, or a cluster."""
+
+    def map(self, task: Callable[[int], _Result], starts: Sequence[int]) -> Iterator[_Result]:
+        """What `task` gives for each start, in order; made a little ahead of the reader, never all at once."""
 
 
 class Vault(Protocol):

@@ -1,14 +1,15 @@
-"""From a plan to the terms of its run: which rounds there are, and what bounds them."""
+"""From a plan to the terms of its run: which rounds there are, what bounds them, and what lateness costs."""
 
 from typing import Literal
 
+from wardround.aggregation import staleness
 from wardround.codec import tensors
 from wardround.ids import RunId, SiteId, study_of
 from wardround.protocol.events import RunTerms
 from wardround.protocol.plan import Plan, statistics_manifest
 from wardround.protocol.secure import secure_terms
 
-__all__ = ["terms_of"]
+__all__ = ["discount_of", "terms_of"]
 
 
 def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
@@ -29,4 +30,18 @@ def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
         patience=plan.limits.patience,
         expires=plan.expires,
         secure=secure_terms(plan),
+        asynchronous=plan.training.asynchronous,
+        screening=plan.screening,
     )
+
+
+def discount_of(terms: RunTerms, number: int, trained: int) -> float:
+    """What is left in round `number` of the weight of an update that was trained for round `trained`.
+
+    Raises:
+        ValueError: It was trained for a round to come.
+    """
+    late = terms.buffered(number)
+    if late is None:
+        return 1.0
+    return staleness.discount(late.staleness, number - trained, slope=late.slope, grace=late.grace)

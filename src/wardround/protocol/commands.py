@@ -1,6 +1,6 @@
 """What a run is told: the commands that `wardround.protocol.run.decide` takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from wardround.ids import SiteId
@@ -38,7 +38,7 @@ class Ticked:
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """The aggregate of round `number` has been computed and stored."""
+    """The aggregate of round `number` has been computed and stored; `set_aside` says who is not in it, and why."""
 
     number: int
     model: BlobRef
@@ -47,6 +47,8 @@ class Combined:
     present: frozenset[SiteId]
     evaluation: Evaluation | None = None
     summaries: BlobRef | None = None
+    set_aside: dict[SiteId, str] = field(default_factory=dict)
+    norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import msgspec
 from wardround.codec import canonical
 from wardround.ids import RunId, SiteId, StudyId
 from wardround.protocol.messages import Evaluation, Kind
-from wardround.protocol.plan import BlobRef
+from wardround.protocol.plan import Asynchronous, BlobRef, Screening
 from wardround.protocol.secure import SecureTerms
 from wardround.secagg.terms import Section, Terms
 
@@ -40,6 +40,7 @@ __all__ = [
     "StudyProposed",
     "UpdateAccepted",
     "UpdateRefused",
+    "UpdateSetAside",
     "decode_run",
     "decode_study",
     "encode",
@@ -67,6 +68,12 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     patience: int
     expires: float
     secure: SecureTerms | None = None
+    asynchronous: Asynchronous | None = None
+    screening: Screening | None = None
+
+    def buffered(self, number: int) -> Asynchronous | None:
+        """How a round takes late updates: not at all, unless it trains and the plan is asynchronous."""
+        return self.asynchronous if self.agenda[number - 1] == "train" else None
 
     def sections(self, number: int) -> tuple[Section, ...]:
         """What a round adds up in secret: nothing, without secure aggregation."""
@@ -97,7 +104,7 @@ class RoundOpened(_Event, frozen=True, tag="round-opened"):
 
 
 class UpdateAccepted(_Event, frozen=True, tag="update-accepted"):
-    """A site's answer counts in this round."""
+    """A site's answer counts in this round; `trained` is the round it was asked in, where that was an earlier one."""
 
     number: int
     site: SiteId
@@ -106,6 +113,7 @@ class UpdateAccepted(_Event, frozen=True, tag="update-accepted"):
     evaluation: Evaluation | None
     train_seconds: float
     nonce: bytes = b""
+    trained: int = 0
 
 
 class SiteDeclined(_Event, frozen=True, tag="site-declined"):
@@ -125,6 +133,14 @@ class UpdateRefused(_Event, frozen=True, tag="update-refused"):
     late: bool = False
 
 
+class UpdateSetAside(_Event, frozen=True, tag="update-set-aside"):
+    """Screening found an accepted update unlike the others, or late beyond use; it is not in the aggregate."""
+
+    number: int
+    site: SiteId
+    reason: str
+
+
 class SiteAbsent(_Event, frozen=True, tag="site-absent"):
     """A site of the round was not heard of for a while, and is no longer waited for."""
 
@@ -133,7 +149,7 @@ class SiteAbsent(_Event, frozen=True, tag="site-absent"):
 
 
 class SiteLeft(_Event, frozen=True, tag="site-left"):
-    """A site took its approval back; it is asked no more."""
+    """A site took its approval back, or its updates were set aside too often; it is asked no more."""
 
     site: SiteId
     reason: str
@@ -184,6 +200,7 @@ class RoundCombined(_Event, frozen=True, tag="round-combined"):
     """The round's result: the new model, the global statistics, and the server rule's own state.
 
     `evaluation` is the mean over all sites, where only that is known; `summaries` a canonical JSON list.
+    `norm` is the median norm of the updates, where they were screened.
     """
 
     number: int
@@ -192,6 +209,7 @@ class RoundCombined(_Event, frozen=True, tag="round-combined"):
     server_state: tuple[BlobRef, ...]
     evaluation: Evaluation | None = None
     summaries: BlobRef | None = None
+    norm: float | None = None
 
 
 class RunCompleted(_Event, frozen=True, tag="run-completed"):
@@ -213,6 +231,7 @@ RunEvent: TypeAlias = (
     | UpdateAccepted
     | SiteDeclined
     | UpdateRefused
+    | UpdateSetAside
     | SiteAbsent
     | SiteLeft
     | DeadlineExtended

@@ -86,7 +86,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What one site is asked to do in one round.
 
     `base` is the model version to evaluate and train from; `standardization` the global mean and
-    standard deviation, once there are any. Their bytes may ride along inline.
+    standard deviation, once there are any. Their bytes may ride along inline. `notice` is what the site should
+    know, such as that its last update was set aside.
     """
 
     run: RunId
@@ -97,6 +98,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     standardization: BlobRef | None = None
     base_inline: bytes = b""
     standardization_inline: bytes = b""
+    notice: str = ""
 
 
 class CohortTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="cohort"):

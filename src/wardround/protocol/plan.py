@@ -9,10 +9,14 @@ by one byte is another study, which nobody has approved.
 Every field is public: shown to approvers, logged, printed.
 """
 
+import math
 from typing import Literal
 
 import msgspec
 
+from wardround.aggregation import robust, staleness
+from wardround.aggregation.robust import Mixing, RuleName
+from wardround.aggregation.staleness import Staleness
 from wardround.clinical import contract as data_contract
 from wardround.clinical import summaries
 from wardround.clinical.contract import DataContract
@@ -25,16 +29,20 @@ from wardround.ids import Digest, SiteId, StudyId, digest_name, site_id
 from wardround.secagg.terms import LEAST_MEMBERS
 
 __all__ = [
+    "Aggregation",
+    "Asynchronous",
     "BlobRef",
     "BuiltinModel",
     "CodePackage",
     "Limits",
     "Optimizer",
     "Plan",
+    "Screening",
     "SecureAggregation",
     "ServerRule",
     "SignedPlan",
     "Training",
+    "aggregation_rule",
     "check",
     "sign",
     "statistics_manifest",
@@ -44,6 +52,7 @@ __all__ = [
 
 PLAN_CONTEXT = b"wardround plan 1\n"
 MAX_SITES = 1024
+MAX_STALENESS = 100
 MAX_WEIGHT = 1_000_000_000
 
 
@@ -88,8 +97,57 @@ class ServerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     tau: float = 1e-3
 
 
+class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the sites' updates become one; each rule and what it tolerates: `wardround.aggregation.robust`.
+
+    `hostile` is how many sites may send anything at all. `bound` is the longest norm or clipping radius, 0 the
+    median of what there is. `reference` is the site that "trust" trusts: a node that the consortium itself runs,
+    on records that everybody may see.
+    """
+
+    rule: RuleName = "mean"
+    hostile: int = 0
+    mixing: Mixing = "none"
+    bucket_size: int = 2
+    bound: float = 0.0
+    reference: SiteId = SiteId("")
+
+
+class Screening(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which updates are set aside before they are aggregated; see `wardround.aggregation.screening`.
+
+    An update is set aside when its norm is above `norm_multiple` times the usual (0: never), or its cosine
+    with the others' below `least_cosine` (-1: never). A site to which this happens `suspend_after` times in a row
+    is asked no more in this run.
+    """
+
+    norm_multiple: float = 10.0
+    least_cosine: float = -1.0
+    suspend_after: int = 3
+
+
+class Asynchronous(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Buffered asynchronous training (FedBuff): `buffer` updates, each of another site, make a step.
+
+    A site trains on the newest model whenever it is free, and its update counts however late it comes, up to
+    `max_staleness` steps; what its lateness leaves of it is said by `staleness` with `slope` and `grace` (see
+    `wardround.aggregation.staleness`). With `agreement` a late update that is not masked is scaled, too, by how
+    far it agrees with where the model has gone since. A buffer of one is FedAsync.
+    """
+
+    buffer: int
+    staleness: Staleness = "polynomial"
+    slope: float = 0.5
+    grace: int = 4
+    max_staleness: int = 10
+    agreement: bool = True
+
+
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Rounds and local work; exactly one of `epochs` and `steps` is positive."""
+    """Rounds and local work; exactly one of `epochs` and `steps` is positive.
+
+    With `asynchronous`, a round is one step of the hub, of a buffer of updates.
+    """
 
     rounds: int
     epochs: int = 1
@@ -97,6 +155,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     batch_size: int = 32
     optimizer: Optimizer = Optimizer()
     server: ServerRule = ServerRule()
+    asynchronous: Asynchronous | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -153,6 +212,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     manifest: Manifest
     initial: BlobRef
     training: Training
+    aggregation: Aggregation = Aggregation()
+    screening: Screening | None = None
     limits: Limits = Limits()
     secure: SecureAggregation | None = None
     summaries: tuple[Summary, ...] = ()
@@ -182,6 +243,7 @@ def check(plan: Plan) -> None:
     if not 1 <= plan.min_participants <= len(plan.participants):
         raise CodecError("min_participants must be between 1 and the number of participants")
     _check_training(plan.training, plan.limits)
+    _check_aggregation(plan)
     if tensors.flat_dtype(plan.manifest) != "<f4":
         raise CodecError("a model's arrays must be float32")
     digest_name(plan.initial.digest)
@@ -229,6 +291,15 @@ def verify(unverified: SignedPlan, key: signing.PublicKey) -> Plan:
     return plan
 
 
+def aggregation_rule(plan: Plan, sites: tuple[SiteId, ...]) -> robust.Rule:
+    """The plan's rule for the updates of `sites`, in this order."""
+    settings = plan.aggregation
+    reference = sites.index(settings.reference) if settings.reference in sites else None
+    return robust.Rule(
+        settings.rule, settings.hostile, settings.mixing, settings.bucket_size, settings.bound, reference
+    )
+
+
 def statistics_manifest(contract: DataContract) -> Manifest:
     """Layout of a standardization vector: per feature a count, a sum and a sum of squares, in float64."""
     columns = data_contract.width(contract)
@@ -248,6 +319,38 @@ def _check_secure(plan: Plan, secure: SecureAggregation) -> None:
     names = [spec.name for spec in plan.manifest]
     if len(set(secure.arrays)) != len(secure.arrays) or not set(secure.arrays) <= set(names):
         raise CodecError("arrays must be names of the model's arrays, each once")
+
+
+def _check_aggregation(plan: Plan) -> None:
+    settings, screening, late = plan.aggregation, plan.screening, plan.training.asynchronous
+    try:
+        least = robust.least_participants(aggregation_rule(plan, plan.participants))
+        if late is not None:
+            staleness.discount(late.staleness, max(late.max_staleness, 0), slope=late.slope, grace=late.grace)
+    except ValueError as error:
+        raise CodecError(f"aggregation: {error}") from None
+    if plan.min_participants < least:
+        raise CodecError(
+            f"{settings.rule} with {settings.hostile} hostile sites needs min_participants of at least {least}"
+        )
+    if (settings.rule == "trust") != (settings.reference in plan.participants):
+        raise CodecError("reference must be one of the participants with the rule trust, and empty with any other")
+    if plan.secure is not None and (settings != Aggregation() or screening is not None):
+        raise CodecError("under secure aggregation the hub sees no single update: no rule but mean, and no screening")
+    if screening is not None:
+        _check_screening(screening)
+    if late is not None and not plan.min_participants <= late.buffer <= len(plan.participants):
+        raise CodecError("buffer must lie between min_participants and the number of participants")
+    if late is not None and not 0 <= late.max_staleness <= MAX_STALENESS:
+        raise CodecError(f"max_staleness must lie between 0 and {MAX_STALENESS}")
+
+
+def _check_screening(screening: Screening) -> None:
+    multiple, least_cosine = screening.norm_multiple, screening.least_cosine
+    if not (math.isfinite(multiple) and (multiple == 0 or multiple > 1) and -1 <= least_cosine < 1):
+        raise CodecError("norm_multiple must be 0 or above 1, and least_cosine at least -1 and below 1")
+    if screening.suspend_after < 1:
+        raise CodecError("suspend_after must be at least 1")
 
 
 def _check_training(training: Training, limits: Limits) -> None:

@@ -22,6 +22,8 @@ into the next value; neither reads a clock. Rules, each tested by breaking it:
     (11) An absent site that answers before the close counts like any other; one that left cannot.
     (12) Under secure aggregation an answer says that the site is ready, with a nonce, and nothing of its own:
          neither update nor number of records, nor metrics unless the plan lets them leave.
+    (13) A buffer of asynchronous training takes answers to earlier rounds, too, as far back as the plan allows, and
+         closes when it is full.
 """
 
 import enum
@@ -53,6 +55,7 @@ __all__ = [
     "absent",
     "apply",
     "awaited",
+    "conclusion",
     "expire",
     "heard",
     "left",
@@ -123,7 +126,9 @@ def receive(round_: Round, site: SiteId, contribution: Contribution, *, flaw: st
     if site not in round_.opened.sites:  # (1)
         raise ForbiddenError(f"round {round_.number} did not ask {site}")
     number = contribution.number
-    if round_.phase is not Phase.COLLECTING or number < round_.number:
+    late = round_.terms.buffered(round_.number)
+    oldest = round_.number - (late.max_staleness if late else 0)  # (13)
+    if round_.phase is not Phase.COLLECTING or number < oldest:
         reason = f"round {number} has closed"
         return [UpdateRefused(at=now, number=number, site=site, reason=reason, late=True)]
     if offence := _offence(round_, site, contribution) or flaw[:_MAX_WORDS]:
@@ -131,16 +136,17 @@ def receive(round_: Round, site: SiteId, contribution: Contribution, *, flaw: st
         return _settle(round_, refused, now)
     if contribution.declined:
         reason = contribution.declined[:_MAX_WORDS]
-        return _settle(round_, SiteDeclined(at=now, number=number, site=site, reason=reason), now)
+        return _settle(round_, SiteDeclined(at=now, number=round_.number, site=site, reason=reason), now)
     accepted = UpdateAccepted(
         at=now,
-        number=number,
+        number=round_.number,
         site=site,
         records=contribution.records,
         update=contribution.update,
         evaluation=contribution.evaluation,
         train_seconds=contribution.train_seconds,
         nonce=contribution.nonce,
+        trained=number if number != round_.number else 0,
     )
     return _settle(round_, accepted, now)
 
@@ -152,7 +158,7 @@ def absent(round_: Round, sites: frozenset[SiteId], now: float) -> list[RunEvent
         event = SiteAbsent(at=now, number=round_.number, site=site)
         events.append(event)
         round_ = apply(round_, event)
-    return events + _conclusion(round_, now) if events else []
+    return events + conclusion(round_, now) if events else []
 
 
 def left(round_: Round, site: SiteId, reason: str, now: float) -> list[RunEvent]:
@@ -214,7 +220,8 @@ def apply(round_: Round, event: RunEvent) -> Round:
 def _offence(round_: Round, site: SiteId, contribution: Contribution) -> str:
     """What is wrong with an answer, in words, or nothing."""
     terms, kind = round_.terms, round_.opened.kind
-    if contribution.number != round_.number or contribution.kind != kind:  # (2)
+    is_late = terms.buffered(round_.number) is not None and contribution.number < round_.number  # (13)
+    if (contribution.number != round_.number and not is_late) or contribution.kind != kind:  # (2)
         return (
             f"this is round {round_.number}, {kind}; the answer is for round {contribution.number}, {contribution.kind}"
         )
@@ -259,14 +266,17 @@ def _expected_size(terms: RunTerms, kind: str) -> int:
 
 
 def _settle(round_: Round, event: RunEvent, now: float) -> list[RunEvent]:
-    return [event, *_conclusion(apply(round_, event), now)]
+    return [event, *conclusion(apply(round_, event), now)]
 
 
-def _conclusion(round_: Round, now: float) -> list[RunEvent]:
+def conclusion(round_: Round, now: float) -> list[RunEvent]:
+    """What follows at once from who has answered, if anything."""
     possible = len(round_.opened.sites) - len(_answered(round_) - round_.accepted.keys())
     if possible < round_.terms.quorum:  # (10)
         return [_stop(round_, now)]
-    return [_close(round_, now)] if not awaited(round_) and _has_quorum(round_) else []  # (7)
+    late = round_.terms.buffered(round_.number)
+    is_full = late is not None and len(round_.accepted) >= late.buffer  # (13)
+    return [_close(round_, now)] if is_full or (not awaited(round_) and _has_quorum(round_)) else []  # (7)
 
 
 def _answered(round_: Round) -> frozenset[SiteId]:

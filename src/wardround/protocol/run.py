@@ -9,7 +9,7 @@
                                     │      abandoned │ ▲ enough of them are there again
                                     └──────────── REGROUPING
 
-`decide` takes a command and returns events; `evolve` folds one event; `run_of` folds a whole stream.
+`decide` takes a command and returns events, which `wardround.protocol.run_state` folds.
 A hub that was killed carries on from its event log. Rules:
 
     (1) A run opens with at least a quorum of sites, and every round asks at least a quorum.
@@ -22,16 +22,21 @@ A hub that was killed carries on from its event log. Rules:
     (7) After its end nothing changes: an answer is told that the round has closed.
     (8) A closed round's contributors form a cohort, where the plan asks for secure aggregation; after one that was
         abandoned another, of those who are there and were not blamed, `patience` times; then the run stops.
+    (9) In asynchronous training a round is a buffer: it asks every site of the run, takes updates of up to
+        `max_staleness` rounds before, one of each site, and closes when it is full. What comes between two
+        buffers waits in the next. Of a site's updates each was trained for a later round than the one before.
+    (10) Updates that screening set aside are not in the aggregate; a site whose last `suspend_after` were is
+        asked no more.
 """
 
-import enum
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from wardround.errors import ForbiddenError, LocalProtocolError, PeerProtocolError
 from wardround.ids import SiteId
 from wardround.protocol import commands
 from wardround.protocol import round as rounds
+from wardround.protocol.agenda import discount_of
 from wardround.protocol.events import (
     CohortAbandoned,
     CohortFormed,
@@ -46,71 +51,27 @@ from wardround.protocol.events import (
     RunStopped,
     RunTerms,
     SiteLeft,
+    UpdateAccepted,
     UpdateRefused,
+    UpdateSetAside,
 )
-from wardround.protocol.messages import Kind, Task
 from wardround.protocol.plan import BlobRef
+from wardround.protocol.run_state import (
+    Phase,
+    Run,
+    awaits,
+    due,
+    evolve,
+    next_buffer,
+    run_of,
+    task_for,
+)
 from wardround.protocol.secure import cohort_terms, epoch_of
-from wardround.secagg.terms import Terms
 
-__all__ = [
-    "Phase",
-    "Run",
-    "decide",
-    "due",
-    "evolve",
-    "opening",
-    "run_of",
-    "task_for",
-]
+if TYPE_CHECKING:
+    from wardround.protocol.messages import Kind
 
-
-class Phase(enum.Enum):
-    """Where a run is."""
-
-    GATHERING = "gathering"
-    COLLECTING = "collecting"
-    SECURING = "securing"
-    REGROUPING = "regrouping"
-    COMBINING = "combining"
-    COMPLETED = "completed"
-    STOPPED = "stopped"
-
-
-_ENDED = {Phase.COMPLETED, Phase.STOPPED}
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run's state; a value. `seq` is the number of events folded into it."""
-
-    terms: RunTerms
-    phase: Phase
-    model: BlobRef
-    gather_until: float
-    seq: int = 1
-    round: rounds.Round | None = None
-    standardization: BlobRef | None = None
-    summaries: BlobRef | None = None
-    server_state: tuple[BlobRef, ...] = ()
-    left: frozenset[SiteId] = frozenset()
-    gatherings: int = 0
-    completed_rounds: int = 0
-    reason: str = ""
-    cohort: int = 0
-    cohort_terms: Terms | None = None
-    survivors: tuple[SiteId, ...] = ()
-    blamed: frozenset[SiteId] = frozenset()
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether nothing more will happen."""
-        return self.phase in _ENDED
-
-    @property
-    def sites(self) -> frozenset[SiteId]:
-        """Sites that may still be asked."""
-        return frozenset(self.terms.sites) - self.left
+__all__ = ["Phase", "Run", "awaits", "decide", "due", "evolve", "opening", "run_of", "task_for"]
 
 
 def opening(terms: RunTerms, base: BlobRef, now: float) -> list[RunEvent]:
@@ -151,72 +112,42 @@ def decide(run: Run, command: commands.Command, now: float) -> list[RunEvent]:
             return _secured(run, _ticked(run, command.present, now), now)
 
 
-def evolve(run: Run | None, event: RunEvent) -> Run:
-    """Fold one event into the next state.
-
-    Raises:
-        LocalProtocolError: The stored history is out of order.
-    """
-    if run is None:
-        if not isinstance(event, RunOpened):
-            raise LocalProtocolError("a run's first event is its opening")
-        until = event.at + event.terms.absence_seconds
-        return Run(event.terms, Phase.GATHERING, event.base, until)
-    return replace(_evolved(run, event), seq=run.seq + 1)
-
-
-def run_of(events: Iterable[RunEvent]) -> Run:
-    """Fold a whole stream.
-
-    Raises:
-        LocalProtocolError: None, or out of order.
-    """
-    run: Run | None = None
-    for event in events:
-        run = evolve(run, event)
-    if run is None:
-        raise LocalProtocolError("a run has at least one event")
-    return run
-
-
-def due(run: Run) -> float | None:
-    """The next instant at which time alone changes something, or None."""
-    if run.phase in {Phase.GATHERING, Phase.REGROUPING}:
-        return min(run.gather_until, run.terms.expires)
-    if run.phase is Phase.COLLECTING and run.round is not None:
-        return min(run.round.deadline, run.terms.expires)
-    return None
-
-
-def task_for(run: Run, site: SiteId) -> Task | None:
-    """What `site` is asked to do now, if anything."""
-    round_ = run.round
-    if run.phase is not Phase.COLLECTING or round_ is None or site not in round_.opened.sites:
-        return None
-    if site not in rounds.heard(round_) or site in run.left:
-        return None
-    return Task(
-        run=run.terms.run,
-        study=run.terms.study,
-        number=round_.number,
-        kind=round_.opened.kind,
-        base=run.model,
-        standardization=run.standardization,
-    )
-
-
 def _contributed(run: Run, command: commands.Contributed, now: float) -> list[RunEvent]:
-    if command.site not in run.terms.sites:
-        raise ForbiddenError(f"{command.site} is not a site of this run")
-    number, round_ = command.contribution.number, run.round
+    site, contribution = command.site, command.contribution
+    if site not in run.terms.sites:
+        raise ForbiddenError(f"{site} is not a site of this run")
+    number, round_ = contribution.number, run.round
     if number > (round_.number if round_ else 0):
         raise PeerProtocolError(f"round {number} has not been opened")
-    if run.is_ended or round_ is None or number < round_.number or run.phase is not Phase.COLLECTING:
-        reason = f"round {number} has closed"
-        return [UpdateRefused(at=now, number=number, site=command.site, reason=reason, late=True)]
-    if command.site in run.left:
-        raise ForbiddenError(f"{command.site} took its approval back")
-    return rounds.receive(round_, command.site, command.contribution, flaw=command.flaw, now=now)
+    following = next_buffer(run)
+    if run.phase is not Phase.COLLECTING and following is not None and site in run.sites:
+        round_ = following  # (9)
+    elif run.is_ended or round_ is None or run.phase is not Phase.COLLECTING:
+        return _late(site, number, f"round {number} has closed", now)
+    if site in run.left:
+        raise ForbiddenError(f"{site} was let go from this run")
+    late = run.terms.buffered(round_.number)
+    if late is None:
+        return rounds.receive(round_, site, contribution, flaw=command.flaw, now=now)
+    if round_.number - number > late.max_staleness:
+        words = f"the model is {round_.number - number} steps on; the plan allows {late.max_staleness}"
+        return _late(site, number, words, now)
+    if number <= run.trained.get(site, 0):
+        return _late(site, number, f"an update for round {number} or a later one counts already", now)
+    events = rounds.receive(round_, site, contribution, flaw=command.flaw, now=now)
+    return events if round_ is not following else [_waiting(event) for event in events[:1]]
+
+
+def _late(site: SiteId, number: int, reason: str, now: float) -> list[RunEvent]:
+    return [UpdateRefused(at=now, number=number, site=site, reason=reason, late=True)]
+
+
+def _waiting(event: RunEvent) -> RunEvent:
+    """What a site says between two buffers: an update waits, and of anything else no note is kept."""
+    if isinstance(event, UpdateAccepted):
+        return event
+    site, reason = getattr(event, "site", SiteId("")), getattr(event, "reason", "")
+    return UpdateRefused(at=event.at, number=getattr(event, "number", 0), site=site, reason=reason, late=True)
 
 
 def _left(run: Run, command: commands.Left, now: float) -> list[RunEvent]:
@@ -234,18 +165,45 @@ def _left(run: Run, command: commands.Left, now: float) -> list[RunEvent]:
 def _combined(run: Run, command: commands.Combined, now: float) -> list[RunEvent]:
     if run.phase is not Phase.COMBINING or run.round is None or command.number != run.round.number:  # (4)
         return []
+    number = command.number
+    aside = [
+        UpdateSetAside(at=now, number=number, site=site, reason=reason)
+        for site, reason in sorted(command.set_aside.items())
+    ]
     combined = RoundCombined(
         at=now,
-        number=command.number,
+        number=number,
         model=command.model,
         standardization=command.standardization,
         server_state=command.server_state,
         evaluation=command.evaluation,
         summaries=command.summaries,
+        norm=command.norm,
     )
-    if command.number == len(run.terms.agenda):
-        return [combined, RunCompleted(at=now, model=command.model)]
-    return [combined, *_opened(evolve(run, combined), command.present, now)]
+    events: list[RunEvent] = [*aside, combined]
+    for event in events:
+        run = evolve(run, event)
+    if number == len(run.terms.agenda):
+        return [*events, RunCompleted(at=now, model=command.model)]
+    suspended = _suspended(run, now)  # (10)
+    for event in suspended:
+        run = evolve(run, event)
+    if run.is_ended:
+        return [*events, *suspended]
+    return [*events, *suspended, *_opened(run, command.present, now)]
+
+
+def _suspended(run: Run, now: float) -> list[RunEvent]:
+    if run.terms.screening is None:
+        return []
+    most = run.terms.screening.suspend_after
+    sites = [site for site, count in sorted(run.set_aside.items()) if count >= most and site in run.sites]
+    reason = f"suspended: {most} updates in a row were set aside"
+    events: list[RunEvent] = [SiteLeft(at=now, site=site, reason=reason) for site in sites]
+    if sites and len(run.sites) - len(sites) < run.terms.quorum:  # (5)
+        words = f"{', '.join(sites)} {reason}; fewer than {run.terms.quorum} sites remain"
+        events.append(RunStopped(at=now, reason=f"{words}. Must act: the IT of the sites named"))
+    return events
 
 
 def _ticked(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
@@ -292,6 +250,8 @@ def _formed(run: Run, sites: Iterable[SiteId], now: float) -> CohortFormed:
     round_, secure = run.round, run.terms.secure
     if round_ is None or secure is None:
         raise LocalProtocolError("only a closed round forms a cohort")
+    members = [round_.accepted[site] for site in sites]
+    trained = {event.site: event.trained or event.number for event in members}
     formed = cohort_terms(
         secure,
         study=run.terms.study,
@@ -299,8 +259,9 @@ def _formed(run: Run, sites: Iterable[SiteId], now: float) -> CohortFormed:
         number=round_.number,
         attempt=run.cohort + 1,
         kind=round_.opened.kind,
-        nonces={site: round_.accepted[site].nonce for site in sites},
-        base=run.model,
+        nonces={event.site: event.nonce for event in members},
+        bases={site: run.bases.get(number, run.model).digest for site, number in trained.items()},
+        discounts={site: discount_of(run.terms, round_.number, number) for site, number in trained.items()},
         standardization=run.standardization,
         epoch=epoch_of(now),
     )
@@ -339,61 +300,9 @@ def _opened(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
     number = run.completed_rounds + 1  # (2)
     kind: Kind = run.terms.agenda[number - 1]
     deadline = now + run.terms.round_timeout_seconds
-    return [RoundOpened(at=now, number=number, kind=kind, sites=there, deadline=deadline)]
-
-
-def _evolved(run: Run, event: RunEvent) -> Run:
-    match event:
-        case RunOpened():
-            raise LocalProtocolError("a run opens once")
-        case GatheringExtended():
-            return replace(run, gather_until=event.deadline, gatherings=run.gatherings + 1)
-        case RoundOpened():
-            opened = rounds.opened(run.terms, event)
-            return replace(
-                run, phase=Phase.COLLECTING, round=opened, gatherings=0, cohort=0, cohort_terms=None, blamed=frozenset()
-            )
-        case CohortFormed() | CohortOpened() | CohortAbandoned():
-            return _of_cohort(run, event)
-        case RoundCombined():
-            return replace(
-                run,
-                phase=Phase.GATHERING,
-                model=event.model,
-                standardization=event.standardization,
-                summaries=event.summaries or run.summaries,
-                server_state=event.server_state,
-                completed_rounds=event.number,
-                gather_until=event.at + run.terms.round_timeout_seconds,
-            )
-        case RunCompleted():
-            return replace(run, phase=Phase.COMPLETED)
-        case RunStopped():
-            return replace(run, phase=Phase.STOPPED, reason=event.reason)
-        case SiteLeft():
-            return replace(run, left=run.left | {event.site})
-        case _:
-            return _in_round(run, event)
-
-
-def _of_cohort(run: Run, event: CohortFormed | CohortOpened | CohortAbandoned) -> Run:
-    match event:
-        case CohortFormed():
-            return replace(run, phase=Phase.SECURING, cohort=event.cohort, cohort_terms=event.terms, gatherings=0)
-        case CohortOpened():
-            return replace(run, phase=Phase.COMBINING, survivors=event.survivors)
-        case CohortAbandoned():
-            until = event.at + run.terms.absence_seconds
-            blamed = run.blamed | event.blamed.keys()
-            return replace(run, phase=Phase.REGROUPING, gather_until=until, blamed=blamed)
-
-
-def _in_round(run: Run, event: RunEvent) -> Run:
-    if isinstance(event, UpdateRefused) and event.late:
-        return run
-    if run.round is None:
-        raise LocalProtocolError("no round has been opened yet")
-    phase = run.phase
-    if isinstance(event, RoundClosed):
-        phase = Phase.SECURING if run.terms.sections(event.number) else Phase.COMBINING
-    return replace(run, round=rounds.apply(run.round, event), phase=phase)
+    if run.terms.buffered(number) is not None:
+        there = tuple(sorted(run.sites))  # (9)
+    opened = RoundOpened(at=now, number=number, kind=kind, sites=there, deadline=deadline)
+    after = evolve(run, opened)
+    filled = rounds.conclusion(after.round, now) if after.round and run.early else []
+    return _secured(run, [opened, *filled], now)

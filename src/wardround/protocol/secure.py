@@ -94,11 +94,15 @@ def cohort_terms(
     attempt: int,
     kind: Kind,
     nonces: Mapping[SiteId, bytes],
-    base: BlobRef,
+    bases: Mapping[SiteId, Digest],
+    discounts: Mapping[SiteId, float],
     standardization: BlobRef | None,
     epoch: int,
 ) -> Terms:
-    """The terms of one cohort; all of it follows from the plan but members, nonces, attempt, epoch and model."""
+    """The terms of one cohort; all follows from the plan but members, nonces, attempt, epoch and their models.
+
+    Where a site has no entry in `discounts`, nothing is taken off its weight.
+    """
     members = tuple(sorted(nonces))
     return Terms(
         study=study,
@@ -109,8 +113,8 @@ def cohort_terms(
         roster=secure.roster,
         members=members,
         nonces=tuple(nonces[site] for site in members),
-        bases=(base.digest,) * len(members),
-        discounts=(1.0,) * len(members),
+        bases=tuple(bases[site] for site in members),
+        discounts=tuple(discounts.get(site, 1.0) for site in members),
         standardization=standardization.digest if standardization else "",
         threshold=signature_threshold(len(members)),
         minimum=secure.minimum,

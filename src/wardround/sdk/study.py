@@ -19,7 +19,17 @@ from wardround.codec import canonical, tensors
 from wardround.errors import CodecError, ConfigError
 from wardround.ids import SiteId, StudyId
 from wardround.protocol import plan as plans
-from wardround.protocol.plan import BlobRef, BuiltinModel, CodePackage, Limits, Plan, SecureAggregation, Training
+from wardround.protocol.plan import (
+    Aggregation,
+    BlobRef,
+    BuiltinModel,
+    CodePackage,
+    Limits,
+    Plan,
+    Screening,
+    SecureAggregation,
+    Training,
+)
 
 __all__ = ["Study", "declare", "from_toml"]
 
@@ -51,6 +61,8 @@ class _StudyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     model: BuiltinModel
     training: Training
     limits: Limits = Limits()
+    aggregation: Aggregation = Aggregation()
+    screening: Screening | None = None
     secure: SecureAggregation | None = None
     summaries: tuple[Summary, ...] = ()
     seed: int = 0
@@ -70,6 +82,8 @@ def declare(
     expires: int,
     factory: str = "",
     limits: Limits | None = None,
+    aggregation: Aggregation | None = None,
+    screening: Screening | None = None,
     secure: SecureAggregation | None = None,
     summaries: Sequence[Summary] = (),
     seed: int = 0,
@@ -89,6 +103,8 @@ def declare(
         expires: When the plan ends, in seconds since 1970-01-01 UTC.
         factory: For own code, ``module:function``; called with (width, outputs), gives an nn.Module.
         limits: Caps and patience.
+        aggregation: How the updates become one, and how many hostile sites that must withstand; the mean without it.
+        screening: Which updates are set aside first. Without it, only those that are no numbers or of a wrong shape.
         secure: Secure aggregation: the hub sees sums only. Without it, each site's update.
         summaries: Counts, moments, histograms and GLM sums over all sites; only under secure aggregation.
         seed: From which initial parameters and all shuffling follow.
@@ -110,6 +126,8 @@ def declare(
         initial=BlobRef(canonical.digest(initial), len(initial)),
         training=training,
         limits=limits or Limits(),
+        aggregation=aggregation or Aggregation(),
+        screening=screening,
         secure=secure,
         summaries=tuple(summaries),
         expires=expires,

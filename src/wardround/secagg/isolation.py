@@ -44,8 +44,8 @@ class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     survivors: tuple[SiteId, ...] = ()
 
 
-def content_of(agreed: Terms) -> bytes:
-    """What stands for what the members' vectors are made of, 32 bytes.
+def content_of(agreed: Terms, site: SiteId) -> bytes:
+    """What stands for what the vector of `site` is made of, 32 bytes.
 
     A study's statistics are one content, whatever model the terms name; everything else is made from a model.
     A hub can make a model that differs in one bit and so is another content: what two nearly equal models
@@ -53,7 +53,7 @@ def content_of(agreed: Terms) -> bytes:
     """
     parts = [agreed.study, agreed.kind]
     if agreed.kind != "statistics":
-        parts += [*sorted(set(agreed.bases)), agreed.standardization]
+        parts += [agreed.bases[agreed.members.index(site)], agreed.standardization]
     return hashlib.sha256("\n".join(("wardround content 1", *parts)).encode()).digest()
 
 
@@ -62,7 +62,7 @@ def earlier_of(state: Member) -> Earlier:
     survivors = state.survivors.entries if state.survivors else ()
     return Earlier(
         transcript=state.transcript,
-        content=content_of(state.terms),
+        content=content_of(state.terms, state.site),
         members=len(state.terms.members),
         threshold=state.terms.threshold,
         included=tuple(entry.site for entry in state.included),

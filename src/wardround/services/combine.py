@@ -1,8 +1,7 @@
-"""From a closed round's updates to the next model, chunk by chunk.
+"""From a closed round's answers to the next model: the aggregate, and one step of the server rule along it.
 
-Memory is ``participants x chunk``, whatever the size of the model. The arithmetic is in a fixed order
-(contributors sorted by name, float64 accumulator), so the same updates give the same bytes on any
-replica and after any crash.
+The aggregate comes chunk by chunk from `updates` or, under secure aggregation, from `secure_sum`, and the
+step is made as it comes, so memory does not grow with the model.
 """
 
 from collections.abc import Iterator
@@ -14,27 +13,28 @@ import numpy.typing as npt
 from wardround.aggregation import mean, server_rule
 from wardround.codec import canonical, tensors
 from wardround.codec.tensors import Manifest
-from wardround.errors import LocalProtocolError
-from wardround.ids import Digest
-from wardround.ports import Blobs, Upload
-from wardround.protocol.commands import Combined
+from wardround.errors import LocalProtocolError, TensorMismatchError, WardroundError
+from wardround.ids import Digest, SiteId
+from wardround.ports import Blobs, Pool, Upload
+from wardround.protocol.commands import Combined, Failed
 from wardround.protocol.events import UpdateAccepted
 from wardround.protocol.plan import BlobRef, Plan, statistics_manifest
 from wardround.protocol.run import Run
 from wardround.secagg.cohort import Cohort
-from wardround.services import secure_sum
-from wardround.services.secure_sum import CHUNK
+from wardround.services import secure_sum, updates
+from wardround.services.updates import Aggregate
 
-__all__ = ["CHUNK", "check_file", "combine"]
+__all__ = ["check_file", "combine", "failure"]
 
 
-def combine(run: Run, plan: Plan, blobs: Blobs, cohort: Cohort | None = None) -> Combined:
+def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohort: Cohort | None = None) -> Combined:
     """Compute and store what the round that `run` is combining gives.
 
     Args:
         run: A run in its combining phase.
         plan: The plan of its study.
         blobs: Holds the contributors' updates; receives the result.
+        pool: Does the work on chunks.
         cohort: Where the plan asks for secure aggregation, the round's opened cohort.
 
     Returns:
@@ -52,7 +52,8 @@ def combine(run: Run, plan: Plan, blobs: Blobs, cohort: Cohort | None = None) ->
     model, standardization, server_state = run.model, run.standardization, run.server_state
     opened = secure_sum.open_sums(cohort, plan, blobs) if cohort else None
     evaluation = opened.evaluation if opened else None
-    summaries = None
+    summaries, norm = None, None
+    aside: dict[SiteId, str] = {}
     if round_.opened.kind == "statistics":
         manifest = statistics_manifest(plan.data)
         arrays = opened.statistics if opened else _summed(accepted, manifest, blobs)
@@ -60,9 +61,33 @@ def combine(run: Run, plan: Plan, blobs: Blobs, cohort: Cohort | None = None) ->
         summaries = blobs.put(canonical.encode(opened.summaries)) if opened and opened.summaries else None
     elif round_.opened.kind == "train":
         trained = round_.number - run.terms.agenda.index("train")
-        means = secure_sum.mean_updates(opened, plan, blobs) if opened else _mean_updates(accepted, plan, blobs)
-        model, server_state = _stepped(trained, run, plan, means, blobs)
-    return Combined(round_.number, model, standardization, server_state, frozenset(), evaluation, summaries)
+        if opened:
+            made = Aggregate(secure_sum.mean_updates(opened, plan, blobs, pool))
+        else:
+            made = updates.aggregate(run, plan, blobs, pool)
+        if made.means is not None:
+            model, server_state = _stepped(trained, run, plan, made.means, blobs)
+        aside, norm = made.set_aside, made.norm
+    return Combined(
+        number=round_.number,
+        model=model,
+        standardization=standardization,
+        server_state=server_state,
+        present=frozenset(),
+        evaluation=evaluation,
+        summaries=summaries,
+        set_aside=aside,
+        norm=norm,
+    )
+
+
+def failure(state: Run, error: WardroundError) -> Failed:
+    """The command that stops a run whose round cannot be combined, naming who must act."""
+    number, sites = (state.round.number, sorted(state.round.accepted)) if state.round else (0, [])
+    who = "the hub's operator, whose store has lost a blob"
+    if isinstance(error, TensorMismatchError):
+        who = f"the researcher; an update of one of {', '.join(sites)} is too large to be added"
+    return Failed(number, f"round {number} cannot be combined: {error}. Must act: {who}")
 
 
 def check_file(blobs: Blobs, ref: BlobRef, manifest: tensors.Manifest) -> None:
@@ -74,7 +99,7 @@ def check_file(blobs: Blobs, ref: BlobRef, manifest: tensors.Manifest) -> None:
     head = len(tensors.header(manifest))
     tensors.check_size(ref.size, manifest)
     tensors.check_header(blobs.read(ref.digest, 0, head), manifest)
-    for chunk in blobs.chunks(ref.digest, head, ref.size, 4 * CHUNK):
+    for chunk in blobs.chunks(ref.digest, head, ref.size, 4 * updates.CHUNK):
         tensors.check_finite(np.frombuffer(chunk, dtype=tensors.flat_dtype(manifest)))
 
 
@@ -86,18 +111,6 @@ def _summed(accepted: list[UpdateAccepted], manifest: Manifest, blobs: Blobs) ->
     size = tensors.file_bytes(manifest)
     files = [tensors.unpack(blobs.read(ref.digest, 0, size), manifest) for ref in _updates(accepted)]
     return {spec.name: mean.sum_vectors([file[spec.name] for file in files]) for spec in manifest}
-
-
-def _mean_updates(accepted: list[UpdateAccepted], plan: Plan, blobs: Blobs) -> Iterator[npt.NDArray[np.float64]]:
-    """The weighted mean of the sites' updates, chunk by chunk; a chunk is valid until the next is asked for."""
-    head, columns = len(tensors.header(plan.manifest)), tensors.manifest_bytes(plan.manifest) // 4
-    weights = mean.weights([event.records for event in accepted])
-    updates = [_vectors(blobs, ref.digest, head, columns) for ref in _updates(accepted)]
-    total, scratch = (np.empty(min(CHUNK, columns), np.float64) for _ in range(2))
-    for parts in zip(*updates, strict=True):
-        width = parts[0].size
-        mean.weighted_sum(parts, weights, total[:width], scratch[:width])
-        yield total[:width]
 
 
 def _stepped(
@@ -139,7 +152,7 @@ def _fresh(blobs: Blobs, name: str) -> Upload:
 
 
 def _vectors(blobs: Blobs, digest: Digest, start: int, columns: int) -> Iterator[npt.NDArray[np.float32]]:
-    for chunk in blobs.chunks(digest, start, start + 4 * columns, 4 * CHUNK):
+    for chunk in blobs.chunks(digest, start, start + 4 * columns, 4 * updates.CHUNK):
         yield np.frombuffer(chunk, dtype="<f4")
 
 
@@ -148,8 +161,8 @@ def _states(
 ) -> Iterator[tuple[npt.NDArray[np.float32], ...]]:
     """Chunks of the rule's state vectors, writable; zeros before the first step."""
     stored = [_vectors(blobs, ref.digest, 0, columns) for ref in refs]
-    for start in range(0, columns, CHUNK):
-        width = min(CHUNK, columns - start)
+    for start in range(0, columns, updates.CHUNK):
+        width = min(updates.CHUNK, columns - start)
         if stored:
             yield tuple(next(vectors).copy() for vectors in stored)
         else:

@@ -22,10 +22,9 @@ from wardround.errors import (
     StorageFullError,
     TensorMismatchError,
     UnavailableError,
-    WardroundError,
 )
 from wardround.ids import CommandId, Digest, RunId, SiteId, study_of
-from wardround.ports import Blobs, Clock, EventLog
+from wardround.ports import Blobs, Clock, EventLog, Pool
 from wardround.protocol import commands
 from wardround.protocol import events as happened
 from wardround.protocol import run as runs
@@ -44,9 +43,10 @@ from wardround.protocol.messages import (
 from wardround.protocol.plan import BlobRef, Plan
 from wardround.protocol.run import Run
 from wardround.services.cohorts import Cohorts
-from wardround.services.combine import combine
+from wardround.services.combine import combine, failure
 from wardround.services.rosters import Rosters
 from wardround.services.run_blobs import RunBlobs, is_wanted, named, references, size_of
+from wardround.services.threads import Threads
 
 __all__ = ["Coordinator"]
 
@@ -70,8 +70,9 @@ class Coordinator:
         plan_of: Callable[[str], Plan],
         rosters: Rosters,
         changed: Callable[[Run], None] = lambda _: None,
+        pool: Pool | None = None,
     ) -> None:
-        self._log, self._blobs, self._clock = log, blobs, clock
+        self._log, self._blobs, self._clock, self._pool = log, blobs, clock, pool or Threads()
         self._plan_of, self._rosters, self._changed = plan_of, rosters, changed
         self._run_blobs = RunBlobs(blobs, plan_of)
         self.cohorts = Cohorts(log, blobs, clock, key_of=rosters.key_of)
@@ -186,10 +187,10 @@ class Coordinator:
         state = self.state(run)
         expected = self.cohorts.upload_bytes(state, site)
         if expected is None:
-            task = runs.task_for(state, site)
-            if task is None or state.terms.secure is not None:
+            kind = runs.awaits(state, site, state.round.number if state.round else 0)
+            if kind is None or state.terms.secure is not None:
                 raise ForbiddenError(f"this run waits for no update from {site}; ask for a task")
-            expected = size_of(state.terms, task.kind)
+            expected = size_of(state.terms, kind)
         if ref.size != expected:
             word = "large" if ref.size > expected else "small"
             raise CodecError(f"too {word}: the update must have {expected} bytes, this has {ref.size}")
@@ -244,9 +245,9 @@ class Coordinator:
         digests = references(state) | self._updates(state)
         cohort = self.cohorts.state(state) if state.cohort_terms is not None else None
         try:
-            result = combine(state, self._plan_of(study_of(run)), self._blobs, cohort)
+            result = combine(state, self._plan_of(study_of(run)), self._blobs, self._pool, cohort)
         except (DigestMismatchError, NotFoundError, TensorMismatchError) as error:
-            failed = _failed(state, error)
+            failed = failure(state, error)
             self._decide(run, lambda _: failed)
         else:
             refs = (result.model, *result.server_state, result.standardization, result.summaries)
@@ -368,7 +369,7 @@ class Coordinator:
             self._changed(state)
 
     def _updates(self, run: Run) -> set[Digest]:
-        accepted = run.round.accepted.values() if run.round else ()
+        accepted = [*(run.round.accepted.values() if run.round else ()), *run.early.values()]
         plain = {event.update.digest for event in accepted if event.update is not None}
         return plain | {ref.digest for ref in self.cohorts.vectors(run)}
 
@@ -383,14 +384,6 @@ class Coordinator:
             for stream in self._log.streams("plan:"):
                 kept |= named(self._plan_of(stream.removeprefix("plan:")))
             self._blobs.delete(digests - kept)
-
-
-def _failed(state: Run, error: WardroundError) -> commands.Failed:
-    number, sites = (state.round.number, sorted(state.round.accepted)) if state.round else (0, [])
-    who = "the hub's operator, whose store has lost a blob"
-    if isinstance(error, TensorMismatchError):
-        who = f"the researcher; an update of one of {', '.join(sites)} is too large to be added"
-    return commands.Failed(number, f"round {number} cannot be combined: {error}. Must act: {who}")
 
 
 def _receipt(contribution: Contribution, new: list[RunEvent]) -> Receipt:

@@ -20,7 +20,7 @@ from wardround.crypto import agreement, signing
 from wardround.errors import CryptoError, PeerProtocolError, PolicyError, SignatureError
 from wardround.ids import Digest, RunId, SiteId
 from wardround.ports import Clock, Entropy, Vault
-from wardround.protocol.agenda import terms_of
+from wardround.protocol.agenda import discount_of, terms_of
 from wardround.protocol.messages import CohortTask, PairAnswer, PairTask
 from wardround.protocol.plan import BlobRef, Plan
 from wardround.protocol.policy import SitePolicy
@@ -101,6 +101,20 @@ class Membership:
         text = f"wardround nonce 1\n{run}/{number}".encode()
         return hashlib.sha256(signing.sign(text, self._key)).digest()
 
+    def trained(self, task: CohortTask, step: Terms, plan: Plan) -> int:
+        """The round for which this site trained what a cohort adds up: told by the nonce that it gave then.
+
+        Raises:
+            PeerProtocolError: None that the plan's asynchrony allows, or this site is no member.
+        """
+        run = terms_of(task.run, plan, ())
+        late = run.buffered(task.number) if 1 <= task.number <= len(run.agenda) else None
+        given = dict(zip(step.members, step.nonces, strict=False)).get(self._site)
+        for number in range(task.number, max(0, task.number - 1 - (late.max_staleness if late else 0)), -1):
+            if given == self.nonce(task.run, number):
+                return number
+        raise PeerProtocolError("the cohort's nonce for this site is not one that it gave for such a round")
+
     def pair(self, task: PairTask, plan: Plan) -> PairAnswer:
         """Make the offers that are asked for, and accept others'.
 
@@ -135,9 +149,10 @@ class Membership:
             if known.terms != step or known.stage == "void":
                 raise PeerProtocolError("this site is in this cohort already, with other terms, or has left it")
             return known.shares
+        terms.check(step)
+        nonce = self.nonce(task.run, self.trained(task, step, plan))
         past = self._left(task, step)
-        voided = [one.transcript for one in self._earlier(isolation.content_of(step)) if not one.survivors]
-        nonce = self.nonce(task.run, task.number)
+        voided = [one.transcript for one in self._earlier(self._content(step)) if not one.survivors]
         expected = self._expected(task, step, plan)
         state = member.join(
             step,
@@ -166,7 +181,7 @@ class Membership:
         after, voids = member.deliver(before, step, self._keys(before.terms))
         if before.stage == "joined":
             sites = [entry.site for entry in step.included]
-            for one in self._earlier(isolation.content_of(after.terms)):
+            for one in self._earlier(self._content(after.terms)):
                 voided_by = voids.get(one.transcript, ())
                 if isolation.isolates(one, sites, voided_by=voided_by, minimum=max(after.minimum, after.terms.minimum)):
                     raise PeerProtocolError("beside an earlier cohort this one would single out fewer than the minimum")
@@ -243,6 +258,12 @@ class Membership:
         if abs(step.epoch - epoch_of(self._clock.now())) > _EPOCHS_APART:
             raise PeerProtocolError("the cohort's epoch is not today; check the clocks of hub and node")
         standardization = BlobRef(Digest(step.standardization), 0) if step.standardization else None
+        bases = dict(zip(step.members, step.bases, strict=False))
+        discounts = dict(zip(step.members, step.discounts, strict=False))
+        if run.buffered(task.number) is None:
+            bases, discounts = dict.fromkeys(step.members, step.bases[0]), {}
+        else:
+            discounts[self._site] = discount_of(run, task.number, self.trained(task, step, plan))
         return cohort_terms(
             run.secure,
             study=task.study,
@@ -251,7 +272,8 @@ class Membership:
             attempt=task.cohort,
             kind=run.agenda[task.number - 1],
             nonces=dict(zip(step.members, step.nonces, strict=False)),
-            base=BlobRef(step.bases[0], 0),
+            bases=bases,
+            discounts=discounts,
             standardization=standardization,
             epoch=step.epoch,
         )
@@ -335,16 +357,22 @@ class Membership:
             agreed = state.terms
             if run == task.run:
                 own.append(name)
-                same = (agreed.bases[0], agreed.standardization) == (step.bases[0], step.standardization)
+                same = (self._base(agreed), agreed.standardization) == (self._base(step), step.standardization)
                 if int(number) == task.number and not same:
                     raise PeerProtocolError("the hub names two models for one round")
-            elif state.masked is None or isolation.content_of(agreed) != isolation.content_of(step):
+            elif state.masked is None or self._content(agreed) != self._content(step):
                 continue
             elif state.agreement is None and state.stage != "void":
                 self._vault.put(name, messages.encode(member.void(state)))
             if state.masked is not None:
                 self._remember(state)
         return own
+
+    def _content(self, agreed: Terms) -> bytes:
+        return isolation.content_of(agreed, self._site)
+
+    def _base(self, agreed: Terms) -> Digest:
+        return agreed.bases[agreed.members.index(self._site)]
 
     def _remember(self, state: Member) -> None:
         one = isolation.earlier_of(state)

@@ -171,11 +171,10 @@ class Participant:
         size = tensors.file_bytes(statistics_manifest(plan.data))
         statistics = BlobRef(Digest(agreed.standardization), size) if agreed.standardization else None
         kind = terms_of(task.run, plan, ()).agenda[task.number - 1]
-        again = Task(
-            run=task.run, study=task.study, number=task.number, kind=kind, base=base, standardization=statistics
-        )
+        number = self._member().trained(task, agreed, plan)
+        again = Task(run=task.run, study=task.study, number=number, kind=kind, base=base, standardization=statistics)
         held = self._held.get(task.run)
-        if held is None or held.task.number != task.number:
+        if held is None or held.task.number != number:
             return self._hold(again, plan)
         if (held.task.base, held.task.standardization) != (again.base, again.standardization):
             raise PeerProtocolError("the cohort's terms name another model than the one that this site worked from")
@@ -206,6 +205,8 @@ class Participant:
         return self._membership
 
     def _perform(self, task: Task) -> Receipt:
+        if task.notice:
+            self._progress(f"told by the hub: {task.notice[:500]}", task)
         try:
             contribution = self._contribution(task)
         except UnavailableError:

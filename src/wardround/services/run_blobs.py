@@ -67,15 +67,15 @@ def size_of(terms: RunTerms, kind: Kind) -> int:
 
 def is_wanted(state: Run, site: SiteId, contribution: Contribution) -> bool:
     """Whether the run waits for such an update from this site, so that its bytes must be read."""
-    task, ref = runs.task_for(state, site), contribution.update
-    if task is None or state.terms.secure or (task.number, task.kind) != (contribution.number, contribution.kind):
+    kind, ref = runs.awaits(state, site, contribution.number), contribution.update
+    if kind is None or state.terms.secure or kind != contribution.kind:
         return False
-    return ref is not None and ref.size == size_of(state.terms, task.kind) > 0
+    return ref is not None and ref.size == size_of(state.terms, kind) > 0
 
 
 def references(run: Run) -> set[Digest]:
-    """The blobs of the run's present model, statistics and server rule."""
-    refs = (run.model, *run.server_state, run.standardization, run.summaries)
+    """The blobs of the run's present model, of those that late updates start from, of statistics and server rule."""
+    refs = (run.model, *run.bases.values(), *run.server_state, run.standardization, run.summaries)
     return {ref.digest for ref in refs if ref is not None}
 
 

@@ -9,10 +9,7 @@ number of members and the size of the model. Integers add up exactly: the same v
 same mean bit for bit, in any order, on any replica.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -25,7 +22,7 @@ from wardround.codec import fixedpoint, tensors
 from wardround.crypto.prg import MaskStream
 from wardround.errors import LocalProtocolError
 from wardround.ids import Digest
-from wardround.ports import Blobs
+from wardround.ports import Blobs, Pool
 from wardround.protocol.messages import Evaluation
 from wardround.protocol.plan import Plan
 from wardround.protocol.secure import columns_sent, encoding, evaluation_of
@@ -34,11 +31,9 @@ from wardround.secagg.cohort import Cohort
 from wardround.secagg.member import section_key
 from wardround.secagg.opening import Unmasking
 from wardround.secagg.terms import Section
+from wardround.services import updates
 
-__all__ = ["CHUNK", "OpenedSums", "mean_updates", "open_sums"]
-
-CHUNK = 256 * 1024
-"""Columns per chunk: one MiB of float32 or of masked integers per participant."""
+__all__ = ["OpenedSums", "mean_updates", "open_sums"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +78,7 @@ def open_sums(cohort: Cohort, plan: Plan, blobs: Blobs) -> OpenedSums:
     return OpenedSums(cohort, unmasking, weight, evaluation)
 
 
-def mean_updates(opened: OpenedSums, plan: Plan, blobs: Blobs) -> Iterator[npt.NDArray[np.float64]]:
+def mean_updates(opened: OpenedSums, plan: Plan, blobs: Blobs, pool: Pool) -> Iterator[npt.NDArray[np.float64]]:
     """The weighted mean of the survivors' updates over the whole model, `CHUNK` columns at a time.
 
     Columns that the plan does not send have mean 0. A chunk is valid until the next is asked for.
@@ -100,13 +95,13 @@ def mean_updates(opened: OpenedSums, plan: Plan, blobs: Blobs) -> Iterator[npt.N
     rule = encoding(cohort.terms)
 
     def decoded(start: int) -> npt.NDArray[np.float64]:
-        stop = min(start + CHUNK, section.length)
+        stop = min(start + updates.CHUNK, section.length)
         total = _unmasked(cohort, opened.unmasking, blobs, place, section, start, stop)
         mean = np.empty(stop - start, np.float64)
         fixedpoint.decode(np.ascontiguousarray(total, np.uint32), opened.weight, rule, mean)
         return mean
 
-    sent = _ahead(decoded, range(0, section.length, CHUNK))
+    sent = pool.map(decoded, range(0, section.length, updates.CHUNK))
     return sent if section.length == columns else _spread(sent, columns_sent(plan), columns)
 
 
@@ -151,26 +146,13 @@ def _summaries(sums: list[Fraction], plan: Plan) -> list[dict[str, object]]:
     return summaries.results(plan.summaries, sums, plan.data, least_count=least_count)
 
 
-def _ahead(make: Callable[[int], npt.NDArray[np.float64]], starts: Iterable[int]) -> Iterator[npt.NDArray[np.float64]]:
-    """What `make` gives for each start, in order, made on all cores a little ahead of the reader."""
-    cores = os.cpu_count() or 1
-    waiting: deque[Future[npt.NDArray[np.float64]]] = deque()
-    with ThreadPoolExecutor(cores, thread_name_prefix="unmask") as pool:
-        for start in starts:
-            waiting.append(pool.submit(make, start))
-            if len(waiting) > cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 def _spread(
     sent: Iterator[npt.NDArray[np.float64]], ranges: list[tuple[int, int]], columns: int
 ) -> Iterator[npt.NDArray[np.float64]]:
     """The sent columns at their places in the whole model, with zeros between them."""
     rest = np.empty(0)
-    for start in range(0, columns, CHUNK):
-        stop = min(start + CHUNK, columns)
+    for start in range(0, columns, updates.CHUNK):
+        stop = min(start + updates.CHUNK, columns)
         chunk = np.zeros(stop - start)
         for first, last in ranges:
             at, end = max(first, start), min(last, stop)

@@ -211,7 +211,7 @@ def test_a_site_that_left_is_asked_no_more():  # (5)
     run, events = do(collecting(), Left("b", "new management"))
     assert kinds(events) == [SiteLeft, SiteDeclined]
     assert runs.task_for(run, "b") is None
-    with pytest.raises(ForbiddenError, match="took its approval back"):
+    with pytest.raises(ForbiddenError, match="let go"):
         runs.decide(run, Contributed("b", answer(run)), 2.0)
     assert do(run, Left("b", "again"))[1] == []
     for site in ("a", "c"):

@@ -15,8 +15,9 @@ from tests.simulation.bench import SITES, Bench, Killed
 from wardround.codec import tensors
 from wardround.errors import LocalProtocolError, NotFoundError, TensorMismatchError
 from wardround.protocol.plan import BlobRef
-from wardround.services import combine as combining
+from wardround.services import updates
 from wardround.services.combine import check_file, combine
+from wardround.services.threads import Threads
 from wardround.storage.memory import MemoryBlobs
 
 RULES = ["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"]
@@ -47,7 +48,7 @@ def textbook(name, trained):
 @pytest.mark.parametrize("trained", [1, 2, 3])
 def test_every_rule_gives_the_textbooks_bytes(name, trained):
     bench = closed(name, trained)
-    found = combine(bench.state(), bench.plan, bench.blobs)
+    found = combine(bench.state(), bench.plan, bench.blobs, Threads())
     server = textbook(name, trained)
     assert bytes(bench.blobs.read(found.model.digest, 0, found.model.size)) == server.model
     assert [bytes(bench.blobs.read(ref.digest, 0, ref.size)) for ref in found.server_state] == server.state
@@ -58,9 +59,9 @@ def test_every_rule_gives_the_textbooks_bytes(name, trained):
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 5])
 def test_the_size_of_a_chunk_does_not_matter(name, chunk, monkeypatch):
     bench = closed(name, 2)
-    whole = combine(bench.state(), bench.plan, bench.blobs)
-    monkeypatch.setattr(combining, "CHUNK", chunk)
-    assert combine(bench.state(), bench.plan, bench.blobs) == whole
+    whole = combine(bench.state(), bench.plan, bench.blobs, Threads())
+    monkeypatch.setattr(updates, "CHUNK", chunk)
+    assert combine(bench.state(), bench.plan, bench.blobs, Threads()) == whole
 
 
 @settings(max_examples=40)
@@ -77,8 +78,8 @@ def test_any_updates_in_any_chunks_give_the_textbooks_bytes(vectors, records, ch
     rule = {"name": "fedavg", "learning_rate": 1.0, "tau": 1e-3}
     model = arithmetic.Server(fakes.initial_model(0), SPECS, rule).step(files, records)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(combining, "CHUNK", chunk)
-        found = combine(bench.state(), bench.plan, bench.blobs)
+        patch.setattr(updates, "CHUNK", chunk)
+        found = combine(bench.state(), bench.plan, bench.blobs, Threads())
     assert found.model.digest == hashlib.sha256(model).hexdigest()
 
 
@@ -86,13 +87,13 @@ def test_any_updates_in_any_chunks_give_the_textbooks_bytes(vectors, records, ch
 def test_state_files_survive_a_crash_in_the_middle_of_a_combine(name):
     for fault in ("killed", "killed after"):
         bench = closed(name, 2)
-        expected = combine(closed(name, 2).state(), bench.plan, closed(name, 2).blobs)
+        expected = combine(closed(name, 2).state(), bench.plan, closed(name, 2).blobs, Threads())
         for _ in range(1 + textbook_vectors(name)):
             bench.fail("blobs", fault)
             with pytest.raises(Killed):
-                combine(bench.state(), bench.plan, bench.blobs)
+                combine(bench.state(), bench.plan, bench.blobs, Threads())
             bench.boot()
-        found = combine(bench.state(), bench.plan, bench.blobs)
+        found = combine(bench.state(), bench.plan, bench.blobs, Threads())
         assert found == expected
 
 
@@ -104,7 +105,7 @@ def test_what_an_interrupted_combine_left_behind_is_not_used():
     bench = closed("fedadam")
     for part in range(3):
         bench.blobs.upload(f"combine-{bench.run}-{part}").append(b"half of something")
-    found = combine(bench.state(), bench.plan, bench.blobs)
+    found = combine(bench.state(), bench.plan, bench.blobs, Threads())
     assert found.model.digest == hashlib.sha256(textbook("fedadam", 1).model).hexdigest()
 
 
@@ -113,7 +114,7 @@ def test_statistics_are_added_exactly():
     files = [bench.answer(site).update_inline for site in SITES]
     for site in SITES:
         bench.contribute(site)
-    found = combine(bench.state(), bench.plan, bench.blobs)
+    found = combine(bench.state(), bench.plan, bench.blobs, Threads())
     specs = [(name, (3,), "float64") for name in ("count", "sum", "sum_of_squares")]
     ref = found.standardization
     assert bytes(bench.blobs.read(ref.digest, 0, ref.size)) == arithmetic.statistics(files, specs)
@@ -127,7 +128,7 @@ def test_an_evaluation_changes_nothing():
     before = bench.state()
     for site in SITES:
         bench.contribute(site)
-    found = combine(bench.state(), bench.plan, bench.blobs)
+    found = combine(bench.state(), bench.plan, bench.blobs, Threads())
     assert (found.model, found.standardization, found.server_state) == (
         before.model,
         before.standardization,
@@ -144,7 +145,7 @@ def test_the_order_in_which_answers_arrive_does_not_matter():
         for site in order:
             data = tensors.header(fakes.MANIFEST) + np.full(4, values[site], "<f4").tobytes()
             assert bench.contribute(site, data=data, records=5).outcome == "accepted"
-        models.add(combine(bench.state(), bench.plan, bench.blobs).model)
+        models.add(combine(bench.state(), bench.plan, bench.blobs, Threads()).model)
     assert len(models) == 1
 
 
@@ -153,7 +154,7 @@ def test_only_contributors_count():
     bench.contribute("cadiz")
     bench.contribute("delft", declined="no", data=b"")
     bench.contribute("berlin")
-    found = combine(bench.state(), bench.plan, bench.blobs)
+    found = combine(bench.state(), bench.plan, bench.blobs, Threads())
     files = [fakes.trained_update(site, 1, b"", b"") for site in ("berlin", "cadiz")]
     records = [fakes.records_of(site) for site in ("berlin", "cadiz")]
     rule = {"name": "fedavg", "learning_rate": 1.0, "tau": 1e-3}
@@ -167,14 +168,14 @@ def test_without_a_round_there_is_nothing_to_combine():
     for site in SITES:
         bench.decide(site)
     with pytest.raises(LocalProtocolError):
-        combine(dataclasses.replace(bench.state(), round=None), bench.plan, bench.blobs)
+        combine(dataclasses.replace(bench.state(), round=None), bench.plan, bench.blobs, Threads())
 
 
 def test_a_missing_update_is_said():
     bench = closed()
     bench.blobs.delete([hashlib.sha256(fakes.trained_update("cadiz", 1, b"", b"")).hexdigest()])
     with pytest.raises(NotFoundError):
-        combine(bench.state(), bench.plan, bench.blobs)
+        combine(bench.state(), bench.plan, bench.blobs, Threads())
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -185,14 +186,14 @@ def test_a_result_that_is_not_finite_is_never_stored(name):
         bench.contribute(site, data=data)
     before = set(bench.blobs.digests())
     with pytest.raises(TensorMismatchError, match="NaN or infinite"):
-        combine(bench.state(), bench.plan, bench.blobs)
+        combine(bench.state(), bench.plan, bench.blobs, Threads())
     assert set(bench.blobs.digests()) == before
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
 @pytest.mark.parametrize("chunk", [1, 2, 4])
 def test_a_file_is_checked_to_its_last_value(place, chunk, monkeypatch):
-    monkeypatch.setattr(combining, "CHUNK", chunk)
+    monkeypatch.setattr(updates, "CHUNK", chunk)
     values = np.zeros(4, "<f4")
     blobs, head = MemoryBlobs(), tensors.header(fakes.MANIFEST)
     check_file(blobs, blobs.put(head + values.tobytes()), fakes.MANIFEST)

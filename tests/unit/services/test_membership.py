@@ -11,7 +11,7 @@ from wardround.errors import PeerProtocolError, PolicyError, SignatureError
 from wardround.ids import Digest
 from wardround.protocol import plan as plans
 from wardround.protocol.messages import CohortTask, PairTask
-from wardround.protocol.plan import BlobRef, SecureAggregation
+from wardround.protocol.plan import SecureAggregation
 from wardround.protocol.policy import SitePolicy
 from wardround.protocol.secure import cohort_terms, epoch_of, secure_terms
 from wardround.secagg import cohort as cohorts
@@ -109,7 +109,8 @@ class World:
             attempt=attempt,
             kind=kind,
             nonces={site: self.sites[site].membership.nonce(run, number) for site in members},
-            base=BlobRef(base, 0),
+            bases=dict.fromkeys(members, base),
+            discounts={},
             standardization=None,
             epoch=epoch or epoch_of(self.now),
         )

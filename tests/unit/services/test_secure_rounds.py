@@ -9,7 +9,7 @@ from wardround.clinical.summaries import Counts, Histogram
 from wardround.clinical.table import LoadReport, StudyTable
 from wardround.codec import canonical, tensors
 from wardround.protocol.plan import SecureAggregation
-from wardround.services import secure_sum
+from wardround.services import updates
 
 SITES = ("angus", "banff", "clyde", "deeside")
 ROSTER = "ab" * 32
@@ -119,8 +119,7 @@ def test_only_the_arrays_that_the_plan_names_move():
 
 
 def test_a_model_of_several_chunks_and_gaps_between_the_arrays_it_sends(monkeypatch):
-    monkeypatch.setattr(secure_sum, "CHUNK", 16)
-    monkeypatch.setattr("wardround.services.combine.CHUNK", 16)
+    monkeypatch.setattr(updates, "CHUNK", 16)
     study = declared(model=wardround.BuiltinModel(name="mlp", hidden=(9, 7)))
     names = [spec.name for spec in study.plan.manifest]
     sent = (names[0], names[3], names[5])
