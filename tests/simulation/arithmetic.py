@@ -56,8 +56,11 @@ def rounding_words(seed, number, site, count):
     return np.frombuffer(encryptor.update(bytes(4 * count)), "<u4").tolist()
 
 
-def secure_mean(updates, weights, words, *, capacity, clip, largest):
-    """The mean of updates that were added as integers: exactly, in fractions, but for the last conversions."""
+def secure_mean(updates, weights, words, *, capacity, clip, largest, wholes=None):
+    """The mean of updates that were added as integers: exactly, in fractions, but for the last conversions.
+
+    `weights` is what each is multiplied by; `wholes`, where lateness made these smaller, what they were before.
+    """
     bits = (capacity - 1).bit_length()
     limit = 2 ** (31 - bits) - 1
     total = [0] * len(updates[0])
@@ -66,7 +69,7 @@ def secure_mean(updates, weights, words, *, capacity, clip, largest):
             clipped = min(max(Fraction(value), -Fraction(clip)), Fraction(clip))
             exact = Fraction(limit) / Fraction(clip) * Fraction(weight, largest) * clipped
             total[place] += math.floor(exact + Fraction(word, 2**32))
-    step = clip / limit * (largest / sum(weights))
+    step = clip / limit * (largest / sum(wholes or weights))
     return np.array(total, dtype=np.float64) * step
 
 
@@ -81,13 +84,13 @@ class Server:
         self.second = np.full(columns, rule["tau"] * rule["tau"])
         self.state = []
 
-    def step(self, files, records):
+    def step(self, files, records, factors=None):
         """Move by the weighted mean of updates, in the order given; None when the result is not finite."""
         total = sum(records)
         mean = None
         with np.errstate(all="ignore"):
-            for data, count in zip(files, records, strict=True):
-                part = np.frombuffer(data[len(self.head) :], "<f4").astype(np.float64) * (count / total)
+            for data, count, factor in zip(files, records, factors or [1.0] * len(files), strict=True):
+                part = np.frombuffer(data[len(self.head) :], "<f4").astype(np.float64) * (count / total * factor)
                 mean = part if mean is None else mean + part
         return self.move(mean)
 

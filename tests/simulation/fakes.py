@@ -74,7 +74,7 @@ def roster(names):
     return {ROSTER: Roster(consortium="simulated", number=1, members=members)}
 
 
-def make_plan(*, sites, quorum, rounds, scaling, server, limits, expires, salt=0, secure=None):
+def make_plan(*, sites, quorum, rounds, scaling, server, limits, expires, salt=0, secure=None, late=None):
     """A plan over `sites`."""
     data = initial_model(salt)
     return Plan(
@@ -93,7 +93,7 @@ def make_plan(*, sites, quorum, rounds, scaling, server, limits, expires, salt=0
         model=BuiltinModel(name="logistic"),
         manifest=MANIFEST,
         initial=BlobRef(canonical.digest(data), len(data)),
-        training=Training(rounds=rounds, server=ServerRule(**server)),
+        training=Training(rounds=rounds, server=ServerRule(**server), asynchronous=late),
         limits=Limits(**limits),
         secure=secure,
         expires=int(expires),

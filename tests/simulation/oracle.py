@@ -10,6 +10,7 @@ import hashlib
 import json
 
 import msgspec
+from tests.simulation.late_rules import LateWalk
 from tests.simulation.run_rules import RunWalk
 from tests.simulation.secure_rules import SecureWalk
 from tests.simulation.study_rules import StudyWalk
@@ -151,7 +152,7 @@ class Oracle:
         for stream in list(self.journal):
             if stream.startswith("run:"):
                 name = stream.removeprefix("run:")
-                walk = SecureWalk if self.world.is_secure else RunWalk
+                walk = LateWalk if self.world.is_late else SecureWalk if self.world.is_secure else RunWalk
                 walk(self, name, plans[name.split(".")[0]]).walk()
         self.compare(self.world.hub.coordinator)
 

@@ -8,7 +8,8 @@ import traceback
 from tests.simulation.fakes import T0
 from tests.simulation.world import World
 
-KINDS = [f"{secure}{kind}" for secure in ("", "secure ") for kind in ("storm", "rain", "calm")]
+_MODES = ("", "secure ", "late ", "late secure ")
+KINDS = [f"{mode}{kind}" for mode in _MODES for kind in ("storm", "rain", "calm")]
 SHOWN = 20
 """Failing worlds that `many` names."""
 

@@ -6,7 +6,7 @@ import msgspec
 from tests.simulation import fakes
 from tests.simulation.fakes import T0
 
-from wardround.protocol.plan import SecureAggregation
+from wardround.protocol.plan import Asynchronous, SecureAggregation
 
 
 @dataclass
@@ -110,3 +110,20 @@ def draw_secure_plans(kind, rng, sites):
         quorum = max(3, plan.min_participants)
         found.append(msgspec.structs.replace(plan, secure=secure, min_participants=quorum))
     return found
+
+
+def draw_late(kind, rng, plan):
+    """The same study with asynchronous training."""
+    most = rng.choice([0, 1, 2, 10])
+    late = Asynchronous(
+        buffer=rng.randint(plan.min_participants, len(plan.participants)),
+        staleness=rng.choice(["constant", "hinge", "polynomial"]),
+        slope=rng.choice([0.5, 1.0]),
+        grace=rng.choice([0, 1]),
+        max_staleness=most,
+        agreement=False,
+    )
+    rounds = plan.training.rounds * (2 if kind == "storm" else 3)
+    return msgspec.structs.replace(
+        plan, training=msgspec.structs.replace(plan.training, rounds=rounds, asynchronous=late)
+    )

@@ -75,6 +75,11 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """How a round takes late updates: not at all, unless it trains and the plan is asynchronous."""
         return self.asynchronous if self.agenda[number - 1] == "train" else None
 
+    def oldest(self, number: int) -> int:
+        """The earliest round whose answers still count in round `number`: itself, but in asynchronous training."""
+        late = self.buffered(number)
+        return max(number - late.max_staleness, self.agenda.index("train") + 1) if late else number
+
     def sections(self, number: int) -> tuple[Section, ...]:
         """What a round adds up in secret: nothing, without secure aggregation."""
         return self.secure.sections.get(self.agenda[number - 1], ()) if self.secure else ()

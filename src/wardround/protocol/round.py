@@ -126,9 +126,7 @@ def receive(round_: Round, site: SiteId, contribution: Contribution, *, flaw: st
     if site not in round_.opened.sites:  # (1)
         raise ForbiddenError(f"round {round_.number} did not ask {site}")
     number = contribution.number
-    late = round_.terms.buffered(round_.number)
-    oldest = round_.number - (late.max_staleness if late else 0)  # (13)
-    if round_.phase is not Phase.COLLECTING or number < oldest:
+    if round_.phase is not Phase.COLLECTING or number < round_.terms.oldest(round_.number):  # (13)
         reason = f"round {number} has closed"
         return [UpdateRefused(at=now, number=number, site=site, reason=reason, late=True)]
     if offence := _offence(round_, site, contribution) or flaw[:_MAX_WORDS]:

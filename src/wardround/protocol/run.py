@@ -126,11 +126,10 @@ def _contributed(run: Run, command: commands.Contributed, now: float) -> list[Ru
         return _late(site, number, f"round {number} has closed", now)
     if site in run.left:
         raise ForbiddenError(f"{site} was let go from this run")
-    late = run.terms.buffered(round_.number)
-    if late is None:
+    if run.terms.buffered(round_.number) is None:
         return rounds.receive(round_, site, contribution, flaw=command.flaw, now=now)
-    if round_.number - number > late.max_staleness:
-        words = f"the model is {round_.number - number} steps on; the plan allows {late.max_staleness}"
+    if number < run.terms.oldest(round_.number):
+        words = f"the model is {round_.number - number} steps on, which is more than the plan allows"
         return _late(site, number, words, now)
     if number <= run.trained.get(site, 0):
         return _late(site, number, f"an update for round {number} or a later one counts already", now)

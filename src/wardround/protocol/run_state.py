@@ -27,7 +27,7 @@ from wardround.protocol.events import (
     UpdateSetAside,
 )
 from wardround.protocol.messages import Kind, Task
-from wardround.protocol.plan import Asynchronous, BlobRef
+from wardround.protocol.plan import BlobRef
 from wardround.secagg.terms import Terms
 
 __all__ = ["Phase", "Run", "awaits", "due", "evolve", "next_buffer", "run_of", "task_for"]
@@ -88,11 +88,6 @@ class Run:
         return self.phase in _ENDED
 
     @property
-    def buffered(self) -> Asynchronous | None:
-        """How the present round takes late updates, if it does."""
-        return self.terms.buffered(self.round.number) if self.round else None
-
-    @property
     def sites(self) -> frozenset[SiteId]:
         """Sites that may still be asked."""
         return frozenset(self.terms.sites) - self.left
@@ -141,8 +136,7 @@ def awaits(run: Run, site: SiteId, number: int) -> Kind | None:
     if run.is_ended or round_ is None or site not in run.sites:
         return None
     if run.phase is Phase.COLLECTING:
-        late = run.buffered.max_staleness if run.buffered else 0
-        in_time = round_.number - late <= number <= round_.number
+        in_time = run.terms.oldest(round_.number) <= number <= round_.number
         return round_.opened.kind if in_time and site in rounds.heard(round_) else None
     following = next_buffer(run)
     return "train" if following is not None and site in rounds.heard(following) else None
@@ -231,7 +225,7 @@ def _of_round(run: Run, event: RoundOpened) -> Run:
     bases = {}
     if late is not None:
         opened = replace(opened, accepted=run.early)
-        first = event.number - late.max_staleness
+        first = run.terms.oldest(event.number)
         bases = {number: ref for number, ref in run.bases.items() if number >= first} | {event.number: run.model}
     return replace(
         run,

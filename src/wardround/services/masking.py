@@ -25,15 +25,19 @@ from wardround.secagg import member
 from wardround.secagg.member import Member
 from wardround.secagg.terms import Section, Terms
 
-__all__ = ["PIECE", "masked_pieces", "weight_of"]
+__all__ = ["PIECE", "masked_pieces", "weights_of"]
 
 PIECE = 256 * 1024
 """Elements at a time."""
 
 
-def weight_of(records: int, agreed: Terms, place: int) -> int:
-    """The whole-number weight of the member at `place`: its records, capped, less what staleness takes."""
-    return max(1, math.floor(min(records, agreed.max_weight) * agreed.discounts[place]))
+def weights_of(records: int, agreed: Terms, place: int) -> tuple[int, int]:
+    """The whole-number weight of the member at `place`, and what staleness leaves of it, at least 1.
+
+    The first is what the mean is divided by, the second what the update is multiplied by.
+    """
+    whole = min(records, agreed.max_weight)
+    return whole, max(1, math.floor(whole * agreed.discounts[place]))
 
 
 def masked_pieces(

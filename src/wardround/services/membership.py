@@ -108,9 +108,9 @@ class Membership:
             PeerProtocolError: None that the plan's asynchrony allows, or this site is no member.
         """
         run = terms_of(task.run, plan, ())
-        late = run.buffered(task.number) if 1 <= task.number <= len(run.agenda) else None
+        oldest = run.oldest(task.number) if 1 <= task.number <= len(run.agenda) else task.number
         given = dict(zip(step.members, step.nonces, strict=False)).get(self._site)
-        for number in range(task.number, max(0, task.number - 1 - (late.max_staleness if late else 0)), -1):
+        for number in range(task.number, oldest - 1, -1):
             if given == self.nonce(task.run, number):
                 return number
         raise PeerProtocolError("the cohort's nonce for this site is not one that it gave for such a round")

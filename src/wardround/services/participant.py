@@ -52,7 +52,7 @@ from wardround.protocol.policy import SitePolicy
 from wardround.protocol.secure import evaluation_sums, statistics_values
 from wardround.secagg.messages import Agreements, Answer, Delivery, Invitation, Survivors, Unmaskable
 from wardround.secagg.terms import Terms
-from wardround.services.masking import masked_pieces, weight_of
+from wardround.services.masking import masked_pieces, weights_of
 from wardround.services.membership import Membership, refusal
 
 __all__ = ["Participant", "Progress"]
@@ -154,8 +154,8 @@ class Participant:
         state = member.ready(task, step)
         held = self._holding(task, state.terms, plan)
         self._progress("masking", task)
-        weight = weight_of(held.records, state.terms, state.terms.members.index(self._site))
-        sums = np.concatenate([[float(weight)], held.sums]) if held.task.kind == "train" else held.sums
+        whole, weight = weights_of(held.records, state.terms, state.terms.members.index(self._site))
+        sums = np.concatenate([[float(whole)], held.sums]) if held.task.kind == "train" else held.sums
         pieces = masked_pieces(state, plan, self._files, held.update, sums, weight)
         descriptor, ref = self._files.keep(task.run, pieces)
         answer = member.masked(task, state, ref.digest)

@@ -350,7 +350,7 @@ def test_a_weight_of_a_billion():
     with pytest.raises(ValueError, match="weight"):
         fixedpoint.encode(values, 10**9, words, out, encoding)
     agreed = parties.make_terms(FIVE)
-    assert masking.weight_of(10**9, agreed, 0) == agreed.max_weight
+    assert masking.weights_of(10**9, agreed, 0) == (agreed.max_weight, agreed.max_weight)
     # Without the cap the integer is far beyond what four sites may add, and wraps around.
     uncapped = int(encoding.limit * 1e7)
     assert np.uint32(uncapped % 2**32) != uncapped
