@@ -2,14 +2,14 @@
 
 from typing import Literal
 
-from wardround.aggregation import staleness
+from wardround.aggregation import robust, staleness
 from wardround.codec import tensors
 from wardround.ids import RunId, SiteId, study_of
 from wardround.protocol.events import RunTerms
-from wardround.protocol.plan import Plan, statistics_manifest
+from wardround.protocol.plan import Plan, aggregation_rule, statistics_manifest
 from wardround.protocol.secure import secure_terms
 
-__all__ = ["discount_of", "terms_of"]
+__all__ = ["discount_of", "quorum_of", "terms_of"]
 
 
 def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
@@ -20,7 +20,7 @@ def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
         run=run,
         study=study_of(run),
         sites=sites,
-        quorum=plan.min_participants,
+        quorum=quorum_of(plan),
         agenda=(*first, *train, "evaluate"),
         update_size=plan.initial.size,
         statistics_size=tensors.file_bytes(statistics_manifest(plan.data)),
@@ -33,6 +33,13 @@ def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
         asynchronous=plan.training.asynchronous,
         screening=plan.screening,
     )
+
+
+def quorum_of(plan: Plan) -> int:
+    """The least number of sites in a round: the plan's minimum, or what as many groups as its rule needs take."""
+    if plan.secure is None or not plan.secure.group_size:
+        return plan.min_participants
+    return plan.secure.group_size * robust.least_participants(aggregation_rule(plan, plan.participants))
 
 
 def discount_of(terms: RunTerms, number: int, trained: int) -> float:

@@ -183,9 +183,13 @@ class SecureAggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     means all. With `site_metrics` each site's own evaluation leaves it in the clear, otherwise only the
     mean over all. Counts below `least_count` are left out of summaries. A cohort waits `stage_seconds` for
     each of its four answers.
+
+    With a `group_size`, training rounds deal the sites into random groups of at least that many. The hub sees each
+    group's mean and nothing below, and the aggregation rule works on these, where a hostile site spoils one group.
     """
 
     roster: Digest
+    group_size: int = 0
     clip: float = 8.0
     max_weight: int = 10_000
     arrays: tuple[str, ...] = ()
@@ -322,27 +326,42 @@ def _check_secure(plan: Plan, secure: SecureAggregation) -> None:
 
 
 def _check_aggregation(plan: Plan) -> None:
-    settings, screening, late = plan.aggregation, plan.screening, plan.training.asynchronous
+    settings, late = plan.aggregation, plan.training.asynchronous
+    size = plan.secure.group_size if plan.secure else 0
     try:
         least = robust.least_participants(aggregation_rule(plan, plan.participants))
         if late is not None:
             staleness.discount(late.staleness, max(late.max_staleness, 0), slope=late.slope, grace=late.grace)
     except ValueError as error:
         raise CodecError(f"aggregation: {error}") from None
-    if plan.min_participants < least:
-        raise CodecError(
-            f"{settings.rule} with {settings.hostile} hostile sites needs min_participants of at least {least}"
-        )
+    words = f"{settings.rule} with {settings.hostile} hostile sites"
+    if size and len(plan.participants) < least * size:
+        raise CodecError(f"{words} needs {least} groups of {size}: {least * size} participants")
+    if not size and plan.min_participants < least:
+        raise CodecError(f"{words} needs min_participants of at least {least}")
     if (settings.rule == "trust") != (settings.reference in plan.participants):
         raise CodecError("reference must be one of the participants with the rule trust, and empty with any other")
-    if plan.secure is not None and (settings != Aggregation() or screening is not None):
-        raise CodecError("under secure aggregation the hub sees no single update: no rule but mean, and no screening")
-    if screening is not None:
-        _check_screening(screening)
+    if plan.screening is not None:
+        _check_screening(plan.screening)
     if late is not None and not plan.min_participants <= late.buffer <= len(plan.participants):
         raise CodecError("buffer must lie between min_participants and the number of participants")
     if late is not None and not 0 <= late.max_staleness <= MAX_STALENESS:
         raise CodecError(f"max_staleness must lie between 0 and {MAX_STALENESS}")
+    if plan.secure is not None:
+        _check_secure_rule(plan, size)
+
+
+def _check_secure_rule(plan: Plan, size: int) -> None:
+    if plan.screening is not None:
+        raise CodecError("under secure aggregation the hub sees no single update, so nothing can be screened")
+    if plan.aggregation != Aggregation() and not size:
+        raise CodecError("under secure aggregation a rule other than mean needs a group_size")
+    if not size:
+        return
+    if size < plan.min_participants or plan.aggregation.rule == "trust":
+        raise CodecError("groups need a group_size of at least min_participants, and a rule other than trust")
+    if plan.training.asynchronous is not None:
+        raise CodecError("groups are dealt in synchronous rounds; asynchronous training has cohorts of its own")
 
 
 def _check_screening(screening: Screening) -> None:

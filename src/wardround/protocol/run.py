@@ -20,8 +20,9 @@ A hub that was killed carries on from its event log. Rules:
     (5) A site that left is asked no more; when fewer than a quorum remain the run stops.
     (6) A run stops when its plan has expired.
     (7) After its end nothing changes: an answer is told that the round has closed.
-    (8) A closed round's contributors form a cohort, where the plan asks for secure aggregation; after one that was
-        abandoned another, of those who are there and were not blamed, `patience` times; then the run stops.
+    (8) A closed round's contributors form a cohort, where the plan asks for secure aggregation, or are dealt into one
+        of each group; when none could be opened others are formed, of those who are there and were not blamed,
+        `patience` times; then the run stops.
     (9) In asynchronous training a round is a buffer: it asks every site of the run, takes updates of up to
         `max_staleness` rounds before, one of each site, and closes when it is full. What comes between two
         buffers waits in the next. Of a site's updates each was trained for a later round than the one before.
@@ -31,6 +32,8 @@ A hub that was killed carries on from its event log. Rules:
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from msgspec import UNSET, UnsetType
 
 from wardround.errors import ForbiddenError, LocalProtocolError, PeerProtocolError
 from wardround.ids import SiteId
@@ -67,6 +70,7 @@ from wardround.protocol.run_state import (
     task_for,
 )
 from wardround.protocol.secure import cohort_terms, epoch_of
+from wardround.secagg.terms import Crowd, deal
 
 if TYPE_CHECKING:
     from wardround.protocol.messages import Kind
@@ -242,40 +246,55 @@ def _secured(run: Run, events: list[RunEvent], now: float) -> list[RunEvent]:
         return events
     for event in events:
         run = evolve(run, event)
-    return [*events, _formed(run, closed.contributors, now)]
+    return [*events, *_formed(run, closed.contributors, now)]
 
 
-def _formed(run: Run, sites: Iterable[SiteId], now: float) -> CohortFormed:
+def _formed(run: Run, sites: Iterable[SiteId], now: float) -> list[CohortFormed]:
+    """One cohort of all, or where the plan has groups one of each group."""
     round_, secure = run.round, run.terms.secure
     if round_ is None or secure is None:
         raise LocalProtocolError("only a closed round forms a cohort")
-    members = [round_.accepted[site] for site in sites]
-    trained = {event.site: event.trained or event.number for event in members}
-    formed = cohort_terms(
-        secure,
-        study=run.terms.study,
-        run=run.terms.run,
-        number=round_.number,
-        attempt=run.cohort + 1,
-        kind=round_.opened.kind,
-        nonces={event.site: event.nonce for event in members},
-        bases={site: run.bases.get(number, run.model).digest for site, number in trained.items()},
-        discounts={site: discount_of(run.terms, round_.number, number) for site, number in trained.items()},
-        standardization=run.standardization,
-        epoch=epoch_of(now),
-    )
-    return CohortFormed(at=now, number=round_.number, cohort=run.cohort + 1, terms=formed)
+    members = {site: round_.accepted[site] for site in sorted(sites)}
+    trained = {site: event.trained or event.number for site, event in members.items()}
+    crowd: Crowd | UnsetType = UNSET
+    groups = [tuple(members)]
+    if secure.group_size and round_.opened.kind == "train":
+        nonces = tuple(event.nonce for event in members.values())
+        crowd = Crowd(sites=tuple(members), nonces=nonces, group_size=secure.group_size)
+        groups = deal(crowd)
+    return [
+        CohortFormed(
+            at=now,
+            number=round_.number,
+            cohort=run.cohort + place,
+            terms=cohort_terms(
+                secure,
+                study=run.terms.study,
+                run=run.terms.run,
+                number=round_.number,
+                attempt=run.cohort + place,
+                kind=round_.opened.kind,
+                nonces={site: members[site].nonce for site in group},
+                bases={site: run.bases.get(trained[site], run.model).digest for site in group},
+                discounts={site: discount_of(run.terms, round_.number, trained[site]) for site in group},
+                standardization=run.standardization,
+                epoch=epoch_of(now),
+                crowd=crowd,
+            ),
+        )
+        for place, group in enumerate(groups, 1)
+    ]
 
 
 def _cohort_ended(run: Run, command: commands.CohortReady | commands.CohortLost, now: float) -> list[RunEvent]:
     number, cohort = command.number, command.cohort
-    if run.phase is not Phase.SECURING or (run.completed_rounds + 1, run.cohort) != (number, cohort):
+    if run.completed_rounds + 1 != number or cohort not in run.open_groups:
         return []
     if isinstance(command, commands.CohortReady):
         survivors = command.survivors
         return [CohortOpened(at=now, number=number, cohort=cohort, survivors=survivors, blamed=command.blamed)]
     abandoned = CohortAbandoned(at=now, number=number, cohort=cohort, reason=command.reason, blamed=command.blamed)
-    if cohort <= run.terms.patience:  # (8)
+    if evolve(run, abandoned).phase is not Phase.REGROUPING or run.formings <= run.terms.patience:  # (8)
         return [abandoned]
     reason = f"round {number}: {cohort} cohorts were abandoned; {command.reason}. Must act: the IT of the sites named"
     return [abandoned, RunStopped(at=now, reason=reason)]
@@ -289,7 +308,7 @@ def _regrouped(run: Run, present: frozenset[SiteId], now: float) -> list[RunEven
         return []
     if len(there) < run.terms.quorum:
         return [] if now < run.gather_until else _waited_on(run, present, now)
-    return [_formed(run, there, now)]
+    return [*_formed(run, there, now)]
 
 
 def _opened(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:

@@ -30,7 +30,7 @@ from wardround.protocol.messages import Kind, Task
 from wardround.protocol.plan import BlobRef
 from wardround.secagg.terms import Terms
 
-__all__ = ["Phase", "Run", "awaits", "due", "evolve", "next_buffer", "run_of", "task_for"]
+__all__ = ["Group", "Phase", "Run", "awaits", "due", "evolve", "next_buffer", "run_of", "task_for"]
 
 
 class Phase(enum.Enum):
@@ -49,9 +49,20 @@ _ENDED = {Phase.COMPLETED, Phase.STOPPED}
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """A cohort of this run: open while it has no survivors and is not lost."""
+
+    terms: Terms
+    survivors: tuple[SiteId, ...] = ()
+    is_lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A run's state; a value. `seq` is the number of events folded into it.
 
+    Secure aggregation: `groups` are the cohorts of the last forming, `cohort` the highest number that one had in
+    this round, `formings` how often they were formed.
     Asynchronous training: `bases` are the models that late updates may have been trained from, by the number of
     the round that began from them; `early` are updates for the buffer after the one being combined; `trained`
     is the round that each site's last update was trained for. Screening: `norms` are the last rounds' median norms,
@@ -71,9 +82,9 @@ class Run:
     gatherings: int = 0
     completed_rounds: int = 0
     reason: str = ""
+    groups: dict[int, Group] = field(default_factory=dict)
     cohort: int = 0
-    cohort_terms: Terms | None = None
-    survivors: tuple[SiteId, ...] = ()
+    formings: int = 0
     blamed: frozenset[SiteId] = frozenset()
     bases: dict[int, BlobRef] = field(default_factory=dict)
     early: dict[SiteId, UpdateAccepted] = field(default_factory=dict)
@@ -86,6 +97,13 @@ class Run:
     def is_ended(self) -> bool:
         """Whether nothing more will happen."""
         return self.phase in _ENDED
+
+    @property
+    def open_groups(self) -> list[int]:
+        """The cohorts that have neither been opened nor lost."""
+        if self.phase is not Phase.SECURING:
+            return []
+        return [cohort for cohort, one in sorted(self.groups.items()) if not (one.survivors or one.is_lost)]
 
     @property
     def sites(self) -> frozenset[SiteId]:
@@ -233,7 +251,8 @@ def _of_round(run: Run, event: RoundOpened) -> Run:
         round=opened,
         gatherings=0,
         cohort=0,
-        cohort_terms=None,
+        groups={},
+        formings=0,
         blamed=frozenset(),
         bases=bases,
         early={},
@@ -243,13 +262,29 @@ def _of_round(run: Run, event: RoundOpened) -> Run:
 def _of_cohort(run: Run, event: CohortFormed | CohortOpened | CohortAbandoned) -> Run:
     match event:
         case CohortFormed():
-            return replace(run, phase=Phase.SECURING, cohort=event.cohort, cohort_terms=event.terms, gatherings=0)
+            is_new = not run.open_groups
+            groups = ({} if is_new else run.groups) | {event.cohort: Group(event.terms)}
+            formings = run.formings + is_new
+            return replace(
+                run, phase=Phase.SECURING, cohort=event.cohort, groups=groups, formings=formings, gatherings=0
+            )
         case CohortOpened():
-            return replace(run, phase=Phase.COMBINING, survivors=event.survivors)
+            after = replace(run.groups[event.cohort], survivors=event.survivors)
+            return _settled(replace(run, groups=run.groups | {event.cohort: after}))
         case CohortAbandoned():
+            after = replace(run.groups[event.cohort], is_lost=True)
             until = event.at + run.terms.absence_seconds
             blamed = run.blamed | event.blamed.keys()
-            return replace(run, phase=Phase.REGROUPING, gather_until=until, blamed=blamed)
+            groups = run.groups | {event.cohort: after}
+            return _settled(replace(run, groups=groups, gather_until=until, blamed=blamed))
+
+
+def _settled(run: Run) -> Run:
+    """Combine once every cohort has ended, if one was opened; else form others."""
+    if run.open_groups:
+        return run
+    is_any = any(one.survivors for one in run.groups.values())
+    return replace(run, phase=Phase.COMBINING if is_any else Phase.REGROUPING)
 
 
 def _in_round(run: Run, event: RunEvent) -> Run:

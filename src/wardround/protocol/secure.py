@@ -19,6 +19,7 @@ from fractions import Fraction
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET, UnsetType
 
 from wardround.clinical import contract as data_contract
 from wardround.clinical import summaries
@@ -28,7 +29,7 @@ from wardround.codec.fixedpoint import Encoding
 from wardround.ids import Digest, RunId, SiteId, StudyId
 from wardround.protocol.messages import Evaluation, Kind
 from wardround.protocol.plan import BlobRef, Plan
-from wardround.secagg.terms import Section, Terms, signature_threshold
+from wardround.secagg.terms import Crowd, Section, Terms, signature_threshold
 
 __all__ = [
     "EPOCH_SECONDS",
@@ -58,6 +59,7 @@ class SecureTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     stage_seconds: float
     site_metrics: bool
     sections: dict[str, tuple[Section, ...]]
+    group_size: int = 0
 
 
 def secure_terms(plan: Plan) -> SecureTerms | None:
@@ -81,6 +83,7 @@ def secure_terms(plan: Plan) -> SecureTerms | None:
         max_weight=min(secure.max_weight, plan.limits.max_records),
         stage_seconds=secure.stage_seconds,
         site_metrics=secure.site_metrics,
+        group_size=secure.group_size,
         sections=sections,
     )
 
@@ -98,6 +101,7 @@ def cohort_terms(
     discounts: Mapping[SiteId, float],
     standardization: BlobRef | None,
     epoch: int,
+    crowd: Crowd | UnsetType = UNSET,
 ) -> Terms:
     """The terms of one cohort; all follows from the plan but members, nonces, attempt, epoch and their models.
 
@@ -123,6 +127,7 @@ def cohort_terms(
         capacity=secure.capacity,
         clip=secure.clip,
         max_weight=secure.max_weight,
+        crowd=crowd,
     )
 
 

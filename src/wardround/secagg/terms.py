@@ -21,8 +21,10 @@ import hashlib
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from wardround.codec import canonical
+from wardround.crypto import prg
 from wardround.errors import PeerProtocolError
 from wardround.ids import Digest, RunId, SiteId, StudyId
 from wardround.secagg import graph
@@ -30,9 +32,11 @@ from wardround.secagg import graph
 __all__ = [
     "LEAST_MEMBERS",
     "NONCE_BYTES",
+    "Crowd",
     "Section",
     "Terms",
     "check",
+    "deal",
     "element_bytes",
     "neighbours",
     "share_threshold",
@@ -55,6 +59,14 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     length: int
 
 
+class Crowd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everybody who is dealt into groups of at least `group_size`; `sites` are sorted, `nonces` go with them."""
+
+    sites: tuple[SiteId, ...]
+    nonces: tuple[bytes, ...]
+    group_size: int
+
+
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All that decides what a cohort's members add up, and on which conditions.
 
@@ -62,7 +74,8 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     `attempt` counts the cohorts of that round. `minimum` is the smallest number of members in a sum,
     `threshold` how many must sign the list of survivors. `epoch` numbers the days of the pair keys.
     `bases` are the model versions that the members trained from, `discounts` what their staleness
-    leaves of their weight. `capacity`, `clip` and `max_weight` fix the encoding.
+    leaves of their weight. `capacity`, `clip` and `max_weight` fix the encoding. With `crowd`, the members are
+    one of the groups that it is dealt into.
     """
 
     format: Literal["wardround-cohort/1"] = "wardround-cohort/1"
@@ -84,6 +97,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     capacity: int
     clip: float
     max_weight: int
+    crowd: Crowd | UnsetType = UNSET
 
 
 def check(terms: Terms) -> None:
@@ -113,6 +127,26 @@ def check(terms: Terms) -> None:
         raise PeerProtocolError("two sections have one name")
     if any(not 0.0 < discount <= 1.0 for discount in terms.discounts):
         raise PeerProtocolError("a discount lies above 0 and at most at 1")
+    _check_crowd(terms)
+
+
+def deal(crowd: Crowd) -> list[tuple[SiteId, ...]]:
+    """The groups, each sorted: dealt in an order that follows from everybody's nonces, so that nobody chooses.
+
+    A hub chooses only whom it leaves out of the crowd, and could try a few such choices.
+
+    Raises:
+        PeerProtocolError: Not a crowd, or too small for one group.
+    """
+    count, size = len(crowd.sites), crowd.group_size
+    if tuple(sorted(set(crowd.sites))) != crowd.sites or len(crowd.nonces) != count:
+        raise PeerProtocolError("a crowd names its sites sorted, each once, with a nonce each")
+    if not 1 <= size <= count or any(len(nonce) != NONCE_BYTES for nonce in crowd.nonces):
+        raise PeerProtocolError(f"a crowd of {count} makes no groups of {size}, or a nonce is not {NONCE_BYTES} bytes")
+    beacon = hashlib.sha256(b"wardround groups 1\n" + b"".join(crowd.nonces)).digest()
+    order = prg.shuffled(count, beacon)
+    groups = count // size
+    return [tuple(crowd.sites[place] for place in sorted(order[first::groups])) for first in range(groups)]
 
 
 def signature_threshold(count: int) -> int:
@@ -148,3 +182,14 @@ def element_bytes(section: Section) -> int:
 def upload_bytes(terms: Terms) -> int:
     """Size of a masked vector: its sections one after another, little endian."""
     return sum(section.length * element_bytes(section) for section in terms.sections)
+
+
+def _check_crowd(terms: Terms) -> None:
+    crowd = terms.crowd
+    if crowd is UNSET:
+        return
+    if terms.members not in deal(crowd):
+        raise PeerProtocolError("the members are none of the groups that the crowd is dealt into")
+    given = dict(zip(crowd.sites, crowd.nonces, strict=True))
+    if any(given[site] != nonce for site, nonce in zip(terms.members, terms.nonces, strict=True)):
+        raise PeerProtocolError("a member has one nonce in the crowd and another in its group")

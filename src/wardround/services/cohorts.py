@@ -25,6 +25,7 @@ from wardround.secagg import opening, terms
 from wardround.secagg.cohort import Cohort, CohortEvent, CohortSaid, CohortSealed
 from wardround.secagg.messages import Masked
 from wardround.secagg.opening import Evidence
+from wardround.secagg.terms import Terms
 
 __all__ = ["Cohorts"]
 
@@ -43,39 +44,48 @@ class Cohorts:
     ) -> None:
         self._log, self._blobs, self._clock, self._key_of = log, blobs, clock, key_of
         self._lock = threading.RLock()
-        self._cohorts: dict[RunId, tuple[str, Cohort]] = {}
+        self._cohorts: dict[RunId, dict[str, Cohort]] = {}
 
-    def state(self, run: Run) -> Cohort:
-        """The run's present or last cohort, begun now if it is not yet.
+    def state(self, run: Run, cohort: int) -> Cohort:
+        """One of the run's present or last cohorts, begun now if it is not yet.
 
         Raises:
-            LocalProtocolError: The run has none.
+            LocalProtocolError: The run has no such cohort.
         """
-        if run.cohort_terms is None or run.terms.secure is None:
-            raise LocalProtocolError("the run has no cohort")
-        stream = _stream(run)
+        if cohort not in run.groups or run.terms.secure is None:
+            raise LocalProtocolError("the run has no such cohort")
+        stream = _stream(run, cohort)
         with self._lock:
-            known = self._cohorts.get(run.terms.run)
-            if known is not None and known[0] == stream:
-                return known[1]
+            known = self._cohorts.get(run.terms.run, {}).get(stream)
+            if known is not None:
+                return known
             if not self._log.read(stream):
                 sealed = CohortSealed(
-                    at=self._clock.now(), terms=run.cohort_terms, stage_seconds=run.terms.secure.stage_seconds
+                    at=self._clock.now(),
+                    terms=run.groups[cohort].terms,
+                    stage_seconds=run.terms.secure.stage_seconds,
                 )
                 # A conflict means that another hub, or this one before it was killed, has begun it.
                 with suppress(ConflictError):
                     self._log.append(stream, [canonical.encode(sealed)], after=0)
-            return self._load(run)
+            return self._load(run, cohort)
+
+    def states(self, run: Run) -> list[Cohort]:
+        """The run's opened cohorts, in order."""
+        return [self.state(run, cohort) for cohort, group in sorted(run.groups.items()) if group.survivors]
+
+    def stages(self, run: Run) -> str:
+        """What tells the present steps of the run's cohorts from all others."""
+        return "/".join(f"{cohort}:{self.state(run, cohort).stage}" for cohort in run.open_groups)
 
     def task_for(self, run: Run, site: SiteId) -> CohortTask | None:
-        """What `site` is asked to do now for the run's cohort, if anything."""
-        if run.phase is not Phase.SECURING or run.cohort_terms is None or site in run.left:
+        """What `site` is asked to do now for its cohort, if anything."""
+        cohort = None if site in run.left else _cohort_of(run, site)
+        step = cohorts.step_for(self.state(run, cohort), site) if cohort is not None else None
+        if cohort is None or step is None:
             return None
-        step = cohorts.step_for(self.state(run), site)
-        if step is None:
-            return None
-        agreed = run.cohort_terms
-        return CohortTask(run=agreed.run, study=agreed.study, number=agreed.number, cohort=run.cohort, step=step)
+        agreed = run.groups[cohort].terms
+        return CohortTask(run=agreed.run, study=agreed.study, number=agreed.number, cohort=cohort, step=step)
 
     def receive(self, run: Run, site: SiteId, said: CohortAnswer) -> bool:
         """Take a member's answer; it is durable when this returns. Tells whether a stage ended by it.
@@ -86,58 +96,68 @@ class Cohorts:
             CodecError: The masked vector is not of the size that the terms give.
         """
         current = run.round.number if run.round else 0
-        if run.phase is not Phase.SECURING or (said.number, said.cohort) != (current, run.cohort):
+        if said.number != current or said.cohort not in run.open_groups:
             raise PeerProtocolError("the run is past this cohort")
-        if run.cohort_terms is None or site not in run.cohort_terms.members:
+        agreed = run.groups[said.cohort].terms
+        if site not in agreed.members:
             raise ForbiddenError(f"{site} is not a member of this cohort")
         if isinstance(said.answer, Masked):
-            self._stored(run, said.answer, said.inline)
-        key = self._key_of(run.cohort_terms.roster, site)
-        return self._decide(run, lambda cohort, now: cohorts.receive(cohort, site, said.answer, key, now))
+            self._stored(agreed, said.answer, said.inline)
+        key = self._key_of(agreed.roster, site)
+        return self._decide(run, said.cohort, lambda cohort, now: cohorts.receive(cohort, site, said.answer, key, now))
 
     def tick(self, run: Run, present: frozenset[SiteId]) -> bool:
-        """Let time pass in the run's cohort, if it has one; tells whether a stage ended."""
-        if run.phase is not Phase.SECURING:
-            return False
-        return self._decide(
-            run, lambda cohort, now: cohorts.expire(cohort, now) or cohorts.absent(cohort, present, now)
-        )
+        """Let time pass in the run's cohorts, if it has any; tells whether a stage ended."""
+        ended = [
+            self._decide(
+                run, each, lambda cohort, now: cohorts.expire(cohort, now) or cohorts.absent(cohort, present, now)
+            )
+            for each in run.open_groups
+        ]
+        return any(ended)
 
     def ended(self, run: Run) -> commands.CohortReady | commands.CohortLost | None:
-        """What the run is to be told once its cohort has ended."""
-        if run.phase is not Phase.SECURING or run.round is None:
-            return None
-        cohort = self.state(run)
-        number, reason, blamed = run.round.number, cohort.reason, cohort.blamed
-        if cohort.stage == "opened":
-            found = opening.unmask(cohort)
-            if found.culprit is None:
-                survivors = tuple(entry.site for entry in cohort.survivors)
-                return commands.CohortReady(number, run.cohort, survivors, blamed | found.blamed)
-            reason = f"{found.culprit}: {found.blamed[found.culprit]}"
-            blamed = blamed | {found.culprit: found.blamed[found.culprit]}
-        elif cohort.stage != "failed":
-            return None
-        return commands.CohortLost(number, run.cohort, reason, blamed)
+        """What the run is to be told, once one of its cohorts has ended."""
+        number = run.round.number if run.round else 0
+        for each in run.open_groups:
+            cohort = self.state(run, each)
+            reason, blamed = cohort.reason, cohort.blamed
+            if cohort.stage == "opened":
+                found = opening.unmask(cohort)
+                if found.culprit is None:
+                    survivors = tuple(entry.site for entry in cohort.survivors)
+                    return commands.CohortReady(number, each, survivors, blamed | found.blamed)
+                reason = f"{found.culprit}: {found.blamed[found.culprit]}"
+                blamed = blamed | {found.culprit: found.blamed[found.culprit]}
+            elif cohort.stage != "failed":
+                continue
+            return commands.CohortLost(number, each, reason, blamed)
+        return None
 
     def due(self, run: Run) -> float | None:
-        """The next instant at which time alone changes something in the run's cohort."""
-        return self.state(run).deadline if run.phase is Phase.SECURING else None
+        """The next instant at which time alone changes something in the run's cohorts."""
+        instants = [self.state(run, cohort).deadline for cohort in run.open_groups]
+        return min((instant for instant in instants if instant is not None), default=None)
 
     def upload_bytes(self, run: Run, site: SiteId) -> int | None:
         """The size of the masked vector that is awaited from `site`, or None where none is."""
-        if run.phase is not Phase.SECURING or run.cohort_terms is None:
+        number = _cohort_of(run, site)
+        if number is None:
             return None
-        cohort = self.state(run)
+        cohort = self.state(run, number)
         is_awaited = cohort.stage == "masking" and site in cohorts.awaited(cohort)
-        return terms.upload_bytes(run.cohort_terms) if is_awaited else None
+        return terms.upload_bytes(cohort.terms) if is_awaited else None
 
     def vectors(self, run: Run) -> list[BlobRef]:
-        """The masked vectors that came for the run's present or last cohort."""
-        if run.cohort_terms is None or run.phase not in {Phase.SECURING, Phase.COMBINING, Phase.REGROUPING}:
+        """The masked vectors that came for the run's present or last cohorts."""
+        if run.phase not in {Phase.SECURING, Phase.COMBINING, Phase.REGROUPING}:
             return []
-        size = terms.upload_bytes(run.cohort_terms)
-        return [BlobRef(Digest(said.digest.hex()), size) for said in self.state(run).masked.values()]
+        states = [self.state(run, cohort) for cohort in run.groups]
+        return [
+            BlobRef(Digest(said.digest.hex()), terms.upload_bytes(state.terms))
+            for state in states
+            for said in state.masked.values()
+        ]
 
     def evidence(self, run: RunId, number: int, cohort: int) -> Evidence:
         """A cohort's signed transcript.
@@ -151,9 +171,9 @@ class Cohorts:
             raise PeerProtocolError("there is no such cohort, or its members have not agreed on its survivors")
         return opening.evidence_of(state)
 
-    def _stored(self, run: Run, masked: Masked, inline: bytes) -> None:
+    def _stored(self, agreed: Terms, masked: Masked, inline: bytes) -> None:
         """Raise unless the masked vector is in the blob store, where inline bytes are put now."""
-        expected = terms.upload_bytes(self.state(run).terms)
+        expected = terms.upload_bytes(agreed)
         digest = Digest(masked.digest.hex())
         if inline:
             if len(inline) != expected or canonical.digest(inline) != digest:
@@ -162,18 +182,19 @@ class Cohorts:
         elif not self._blobs.has(digest) or self._blobs.size(digest) != expected:
             raise PeerProtocolError("the masked vector has not been uploaded, or has another size; upload it first")
 
-    def _decide(self, run: Run, decide: Callable[[Cohort, float], list[CohortEvent]]) -> bool:
+    def _decide(self, run: Run, number: int, decide: Callable[[Cohort, float], list[CohortEvent]]) -> bool:
+        stream = _stream(run, number)
         for _ in range(_RETRIES):
             with self._lock:
-                cohort = self.state(run)
+                cohort = self.state(run, number)
                 new = decide(cohort, self._clock.now())
                 if not new:
                     return False
                 try:
                     data = [canonical.encode(event) for event in new]
-                    self._log.append(_stream(run), data, after=cohort.seq)
+                    self._log.append(stream, data, after=cohort.seq)
                 except ConflictError:
-                    self._load(run)
+                    self._load(run, number)
                     continue
                 except Exception:
                     # Perhaps it was written all the same, and only the answer was lost: read before deciding again.
@@ -181,17 +202,24 @@ class Cohorts:
                     raise
                 for event in new:
                     cohort = cohorts.apply(cohort, event)
-                self._cohorts[run.terms.run] = (_stream(run), cohort)
+                self._cohorts[run.terms.run][stream] = cohort
                 return not isinstance(new[-1], CohortSaid)
         raise ConflictError("other hubs keep writing to this cohort; try again")
 
-    def _load(self, run: Run) -> Cohort:
-        stored = self._log.read(_stream(run))
-        state = cohorts.cohort_of([_EVENT.decode(data) for data in stored])
-        self._cohorts[run.terms.run] = (_stream(run), state)
+    def _load(self, run: Run, number: int) -> Cohort:
+        stream = _stream(run, number)
+        state = cohorts.cohort_of([_EVENT.decode(data) for data in self._log.read(stream)])
+        present = {_stream(run, cohort) for cohort in run.groups}
+        known = self._cohorts.get(run.terms.run, {})
+        self._cohorts[run.terms.run] = {name: one for name, one in known.items() if name in present} | {stream: state}
         return state
 
 
-def _stream(run: Run) -> str:
+def _cohort_of(run: Run, site: SiteId) -> int | None:
+    """The cohort that waits for something from `site`, if any."""
+    return next((cohort for cohort in run.open_groups if site in run.groups[cohort].terms.members), None)
+
+
+def _stream(run: Run, cohort: int) -> str:
     number = run.round.number if run.round else 0
-    return f"cohort:{run.terms.run}:{number}:{run.cohort}"
+    return f"cohort:{run.terms.run}:{number}:{cohort}"

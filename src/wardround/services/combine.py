@@ -4,7 +4,7 @@ The aggregate comes chunk by chunk from `updates` or, under secure aggregation, 
 step is made as it comes, so memory does not grow with the model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 
 import numpy as np
@@ -22,12 +22,11 @@ from wardround.protocol.plan import BlobRef, Plan, statistics_manifest
 from wardround.protocol.run import Run
 from wardround.secagg.cohort import Cohort
 from wardround.services import secure_sum, updates
-from wardround.services.updates import Aggregate
 
 __all__ = ["check_file", "combine", "failure"]
 
 
-def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohort: Cohort | None = None) -> Combined:
+def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Cohort] = ()) -> Combined:
     """Compute and store what the round that `run` is combining gives.
 
     Args:
@@ -35,7 +34,7 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohort: Cohort | Non
         plan: The plan of its study.
         blobs: Holds the contributors' updates; receives the result.
         pool: Does the work on chunks.
-        cohort: Where the plan asks for secure aggregation, the round's opened cohort.
+        cohorts: Where the plan asks for secure aggregation, the round's opened cohorts.
 
     Returns:
         The command that records it, with nobody marked as present yet.
@@ -46,11 +45,11 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohort: Cohort | Non
         NotFoundError: The base model or an update is not in `blobs`.
     """
     round_ = run.round
-    if round_ is None or (cohort is None) != (run.cohort_terms is None):
-        raise LocalProtocolError("there is no round to combine, or not its cohort")
+    if round_ is None or bool(cohorts) != bool(run.groups):
+        raise LocalProtocolError("there is no round to combine, or not its cohorts")
     accepted = [round_.accepted[site] for site in sorted(round_.accepted)]
     model, standardization, server_state = run.model, run.standardization, run.server_state
-    opened = secure_sum.open_sums(cohort, plan, blobs) if cohort else None
+    opened = secure_sum.open_sums(cohorts, plan, blobs) if cohorts else None
     evaluation = opened.evaluation if opened else None
     summaries, norm = None, None
     aside: dict[SiteId, str] = {}
@@ -62,7 +61,7 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohort: Cohort | Non
     elif round_.opened.kind == "train":
         trained = round_.number - run.terms.agenda.index("train")
         if opened:
-            made = Aggregate(secure_sum.mean_updates(opened, plan, blobs, pool))
+            made = secure_sum.mean_updates(opened, run, plan, blobs, pool)
         else:
             made = updates.aggregate(run, plan, blobs, pool)
         if made.means is not None:

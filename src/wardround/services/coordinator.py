@@ -243,9 +243,9 @@ class Coordinator:
         if state.phase is not runs.Phase.COMBINING:
             return
         digests = references(state) | self._updates(state)
-        cohort = self.cohorts.state(state) if state.cohort_terms is not None else None
+        cohorts = self.cohorts.states(state)
         try:
-            result = combine(state, self._plan_of(study_of(run)), self._blobs, self._pool, cohort)
+            result = combine(state, self._plan_of(study_of(run)), self._blobs, self._pool, cohorts)
         except (DigestMismatchError, NotFoundError, TensorMismatchError) as error:
             failed = failure(state, error)
             self._decide(run, lambda _: failed)
@@ -257,8 +257,8 @@ class Coordinator:
 
     def step(self, run: Run) -> str:
         """What tells the run's present step from every other: when it changes, sites may have something to do."""
-        stage = self.cohorts.state(run).stage if run.phase is runs.Phase.SECURING else run.phase.value
-        return f"{run.round.number if run.round else 0}/{run.cohort}/{stage}"
+        stage = self.cohorts.stages(run) if run.phase is runs.Phase.SECURING else run.phase.value
+        return f"{run.round.number if run.round else 0}/{stage}"
 
     def active(self) -> list[Run]:
         """Runs that have not ended."""
@@ -363,10 +363,11 @@ class Coordinator:
         """Tell the run how its cohort ended, if it has."""
         state = self.state(run)
         ended = self.cohorts.ended(state)
-        if ended is not None:
-            self._decide(run, lambda _: ended)
-        else:
+        if ended is None:
             self._changed(state)
+        while ended is not None:
+            self._decide(run, lambda _, ended=ended: ended)  # type: ignore[misc]
+            ended = self.cohorts.ended(self.state(run))
 
     def _updates(self, run: Run) -> set[Digest]:
         accepted = [*(run.round.accepted.values() if run.round else ()), *run.early.values()]

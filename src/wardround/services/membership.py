@@ -4,7 +4,7 @@ What the machine gives is sent only after its next state is stored, so that a no
 point sends the same again, or refuses. Names in the vault:
 
     roster.<digest>                     a roster whose officers' signatures were checked here
-    pair.<digest>.<site>                the pair key with a site, ratcheted to the last epoch it was used in
+    pair.<digest>.<site>                see `wardround.services.pair_keys`
     cohort.<run>.<round>.<cohort>       a `Member`, until a later cohort of the run, or the run's end
     joined.<run>                        the last cohort of a run that has ended: no older one comes back
     masked.<run>.<round>.<cohort>       transcript and digest of what this site sent, for `sent`
@@ -15,27 +15,28 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from wardround.crypto import agreement, signing
 from wardround.errors import CryptoError, PeerProtocolError, PolicyError, SignatureError
 from wardround.ids import Digest, RunId, SiteId
 from wardround.ports import Clock, Entropy, Vault
 from wardround.protocol.agenda import discount_of, terms_of
+from wardround.protocol.events import RunTerms
 from wardround.protocol.messages import CohortTask, PairAnswer, PairTask
 from wardround.protocol.plan import BlobRef, Plan
 from wardround.protocol.policy import SitePolicy
 from wardround.protocol.secure import cohort_terms, epoch_of
-from wardround.secagg import isolation, member, messages, pairing, roster, terms
+from wardround.secagg import isolation, member, messages, roster, terms
 from wardround.secagg.isolation import Earlier
 from wardround.secagg.member import Member
 from wardround.secagg.messages import Agreements, Answer, Delivery, Invitation, Survivors
-from wardround.secagg.pairing import PairKey
 from wardround.secagg.roster import Roster, RosterMember, SignedRoster
-from wardround.secagg.terms import Terms
+from wardround.secagg.terms import Crowd, Terms
+from wardround.services.pair_keys import EPOCHS_APART, PairKeys
 
 __all__ = ["Membership", "refusal"]
 
-_EPOCHS_APART = 1
 _MAX_VOIDED = 8
 
 Fetch = Callable[[Digest], SignedRoster]
@@ -66,6 +67,7 @@ class Membership:
         self._officers, self._quorum, self._fetch = officers, quorum, fetch
         self._vault, self._policy, self._clock, self._entropy = vault, policy, clock, entropy
         self._rosters: dict[Digest, Roster] = dict(known or {})
+        self._pairs = PairKeys(site, key=key, agreement_key=agreement_key, vault=vault, clock=clock, entropy=entropy)
 
     @property
     def card(self) -> RosterMember:
@@ -124,18 +126,7 @@ class Membership:
         """
         if plan.secure is None or plan.secure.roster != task.roster:
             raise PolicyError("the approved plan names another roster")
-        opened = self.roster(task.roster)
-        made = [self._offered(opened, task.roster, name) for name in task.wanted if name in plan.participants]
-        accepted = []
-        for offer in task.offers:
-            known = self._pair(task.roster, offer.sender)
-            if known is None:
-                known = pairing.accept(opened, task.roster, self._site, offer, self._agreement_key)
-                self._keep_pair(task.roster, offer.sender, known)
-            if known.offer != offer:
-                raise PeerProtocolError(f"{offer.sender} has offered this site another key before")
-            accepted.append(offer.sender)
-        return PairAnswer(roster=task.roster, offers=tuple(pair.offer for pair in made), accepted=tuple(accepted))
+        return self._pairs.answer(task, self.roster(task.roster), frozenset(plan.participants))
 
     def share(self, task: CohortTask, step: Terms, plan: Plan) -> Answer:
         """Enter a cohort.
@@ -160,7 +151,7 @@ class Membership:
             expected=expected,
             nonce=nonce,
             minimum=self._policy.min_participants,
-            pair_keys=self._pair_keys(step) if step == expected else {},  # nothing is ratcheted for a lie
+            pair_keys=self._paired(step) if step == expected else {},  # nothing is ratcheted for a lie
             key=self._key,
             draw=self._entropy.draw,
             voided=tuple(voided[-_MAX_VOIDED:]),
@@ -252,10 +243,11 @@ class Membership:
         run = terms_of(task.run, plan, ())
         if run.study != task.study:
             raise PeerProtocolError("the run is not one of this study")
-        in_plan = set(step.members) <= set(plan.participants)
+        crowd = step.members if step.crowd is UNSET else (*step.members, *step.crowd.sites)
+        in_plan = set(crowd) <= set(plan.participants)
         if run.secure is None or not 1 <= task.number <= len(run.agenda) or not in_plan or not step.bases:
             raise PeerProtocolError("the approved plan has no such cohort")
-        if abs(step.epoch - epoch_of(self._clock.now())) > _EPOCHS_APART:
+        if abs(step.epoch - epoch_of(self._clock.now())) > EPOCHS_APART:
             raise PeerProtocolError("the cohort's epoch is not today; check the clocks of hub and node")
         standardization = BlobRef(Digest(step.standardization), 0) if step.standardization else None
         bases = dict(zip(step.members, step.bases, strict=False))
@@ -276,43 +268,21 @@ class Membership:
             discounts=discounts,
             standardization=standardization,
             epoch=step.epoch,
+            crowd=self._crowd(run, task, step),
         )
 
-    def _pair_keys(self, step: Terms) -> Mapping[SiteId, bytes]:
-        """The pair keys with the members, ratcheted to the cohort's epoch, and the older ones forgotten."""
+    def _crowd(self, run: RunTerms, task: CohortTask, step: Terms) -> Crowd | UnsetType:
+        """The crowd that the hub names, where the plan has groups and its sites are the plan's."""
+        size = run.secure.group_size if run.secure and run.agenda[task.number - 1] == "train" else 0
+        if not size:
+            return UNSET
+        if step.crowd is UNSET:
+            raise PeerProtocolError("the plan deals the sites into groups, and the hub names no crowd")
+        return msgspec.structs.replace(step.crowd, group_size=size)
+
+    def _paired(self, step: Terms) -> Mapping[SiteId, bytes]:
         self.roster(step.roster)
-        keys = {}
-        for name in terms.neighbours(step, self._site):
-            pair = self._pair(step.roster, name)
-            if pair is not None:
-                later = pairing.at_epoch(pair, step.epoch)
-                if later.epoch != pair.epoch:
-                    self._keep_pair(step.roster, name, later)
-                keys[name] = later.key
-        return keys
-
-    def _offered(self, opened: Roster, digest: Digest, receiver: SiteId) -> PairKey:
-        known = self._pair(digest, receiver)
-        if known is not None:
-            return known
-        made = pairing.offer(
-            opened,
-            digest,
-            self._site,
-            receiver,
-            epoch=epoch_of(self._clock.now()) - _EPOCHS_APART,
-            secret=self._entropy.draw(pairing.KEY_BYTES),
-            key=self._key,
-        )
-        self._keep_pair(digest, receiver, made)
-        return made
-
-    def _pair(self, digest: Digest, name: SiteId) -> PairKey | None:
-        stored = self._vault.get(f"pair.{digest}.{name}")
-        return messages.decode(stored, PairKey) if stored else None
-
-    def _keep_pair(self, digest: Digest, name: SiteId, pair: PairKey) -> None:
-        self._vault.put(f"pair.{digest}.{name}", messages.encode(pair))
+        return self._pairs.at(step)
 
     def _load(self, task: CohortTask) -> Member | None:
         stored = self._vault.get(_name(task))

@@ -9,8 +9,8 @@ number of members and the size of the model. Integers add up exactly: the same v
 same mean bit for bit, in any order, on any replica.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -25,6 +25,7 @@ from wardround.ids import Digest
 from wardround.ports import Blobs, Pool
 from wardround.protocol.messages import Evaluation
 from wardround.protocol.plan import Plan
+from wardround.protocol.run import Run
 from wardround.protocol.secure import columns_sent, encoding, evaluation_of
 from wardround.secagg import opening, terms
 from wardround.secagg.cohort import Cohort
@@ -32,27 +33,58 @@ from wardround.secagg.member import section_key
 from wardround.secagg.opening import Unmasking
 from wardround.secagg.terms import Section
 from wardround.services import updates
+from wardround.services.updates import Aggregate
 
-__all__ = ["OpenedSums", "mean_updates", "open_sums"]
+__all__ = ["GroupMeans", "OpenedGroup", "OpenedSums", "mean_updates", "open_sums"]
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedSums:
-    """What the short, exact section of a cohort's sum says; the update is left for `mean_updates`."""
+class OpenedGroup:
+    """A cohort, what masks are left in its sum, and the sum of its members' weights."""
 
     cohort: Cohort
     unmasking: Unmasking
     weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSums:
+    """What the short, exact sections of a round's cohorts say together; the updates are left for `group_means`."""
+
+    groups: tuple[OpenedGroup, ...]
     evaluation: Evaluation | None = None
     statistics: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     summaries: list[dict[str, object]] = field(default_factory=list)
 
 
-def open_sums(cohort: Cohort, plan: Plan, blobs: Blobs) -> OpenedSums:
-    """Take the masks off the exact sums.
+@dataclass(frozen=True, slots=True)
+class GroupMeans:
+    """Reads one stretch of columns: the weighted mean of each group's updates there; `columns` in all."""
+
+    groups: tuple[OpenedGroup, ...]
+    blobs: Blobs
+    columns: int
+
+    def __call__(self, start: int) -> list[npt.NDArray[np.float64]]:
+        """The columns from `start`, one array per group."""
+        return [self._mean(group, start) for group in self.groups]
+
+    def _mean(self, group: OpenedGroup, start: int) -> npt.NDArray[np.float64]:
+        place, section = _section(group.cohort, "update")
+        stop = min(start + updates.CHUNK, self.columns)
+        if section is None or section.length != self.columns or group.weight < 1:
+            raise LocalProtocolError("a cohort's sum without an update, or without weight")
+        total = _unmasked(group.cohort, group.unmasking, self.blobs, place, section, start, stop)
+        mean = np.empty(stop - start, np.float64)
+        fixedpoint.decode(np.ascontiguousarray(total, np.uint32), group.weight, encoding(group.cohort.terms), mean)
+        return mean
+
+
+def open_sums(cohorts: Sequence[Cohort], plan: Plan, blobs: Blobs) -> OpenedSums:
+    """Take the masks off the exact sums of a round's cohorts, and add these up.
 
     Args:
-        cohort: An opened cohort.
+        cohorts: Opened cohorts of one round, at least one.
         plan: The plan of its study.
         blobs: Holds the survivors' masked vectors.
 
@@ -60,49 +92,45 @@ def open_sums(cohort: Cohort, plan: Plan, blobs: Blobs) -> OpenedSums:
         LocalProtocolError: A secret cannot be rebuilt.
         NotFoundError: A masked vector is not in `blobs`.
     """
-    unmasking = opening.unmask(cohort)
-    if unmasking.culprit is not None:
-        raise LocalProtocolError("this cohort cannot be opened")
-    place, section = _section(cohort, "sums")
-    if section is None:
-        return OpenedSums(cohort, unmasking, 0)
-    total = _unmasked(cohort, unmasking, blobs, place, section, 0, section.length)
-    sums = fixedpoint.decode_sums(np.ascontiguousarray(total, np.uint64))
-    kind = cohort.terms.kind
-    if kind == "statistics":
-        moments = 3 * data_contract.width(plan.data)
-        found = _summaries(sums[moments:], plan)
-        return OpenedSums(cohort, unmasking, 0, None, _statistics(sums[:moments], plan), found)
-    weight = int(sums.pop(0)) if kind == "train" else 0
-    evaluation = evaluation_of(sums, plan.data) if sums else None
-    return OpenedSums(cohort, unmasking, weight, evaluation)
+    kind = cohorts[0].terms.kind
+    groups, total = [], None
+    for cohort in cohorts:
+        unmasking = opening.unmask(cohort)
+        if unmasking.culprit is not None:
+            raise LocalProtocolError("this cohort cannot be opened")
+        place, section = _section(cohort, "sums")
+        sums: list[Fraction] = []
+        if section is not None:
+            plain = _unmasked(cohort, unmasking, blobs, place, section, 0, section.length)
+            sums = fixedpoint.decode_sums(np.ascontiguousarray(plain, np.uint64))
+        weight = int(sums.pop(0)) if kind == "train" and sums else 0
+        groups.append(OpenedGroup(cohort, unmasking, weight))
+        total = sums if total is None else [one + other for one, other in zip(total, sums, strict=True)]
+    found = tuple(groups)
+    if not total:
+        return OpenedSums(found)
+    if kind != "statistics":
+        return OpenedSums(found, evaluation_of(total, plan.data))
+    moments = 3 * data_contract.width(plan.data)
+    return OpenedSums(found, None, _statistics(total[:moments], plan), _summaries(total[moments:], plan))
 
 
-def mean_updates(opened: OpenedSums, plan: Plan, blobs: Blobs, pool: Pool) -> Iterator[npt.NDArray[np.float64]]:
-    """The weighted mean of the survivors' updates over the whole model, `CHUNK` columns at a time.
+def mean_updates(opened: OpenedSums, run: Run, plan: Plan, blobs: Blobs, pool: Pool) -> Aggregate:
+    """What the plan's rule makes of the groups' mean updates, over the whole model.
 
-    Columns that the plan does not send have mean 0. A chunk is valid until the next is asked for.
+    Columns that the plan does not send have mean 0. Without groups there is one mean, which is the aggregate.
 
     Raises:
-        LocalProtocolError: The sum holds no weight.
+        LocalProtocolError: A sum holds no weight.
         NotFoundError: A masked vector is not in `blobs`.
     """
-    cohort = opened.cohort
-    place, section = _section(cohort, "update")
-    if section is None or opened.weight < 1:
-        raise LocalProtocolError("a cohort's sum without an update, or without weight")
     columns = tensors.manifest_bytes(plan.manifest) // 4
-    rule = encoding(cohort.terms)
-
-    def decoded(start: int) -> npt.NDArray[np.float64]:
-        stop = min(start + updates.CHUNK, section.length)
-        total = _unmasked(cohort, opened.unmasking, blobs, place, section, start, stop)
-        mean = np.empty(stop - start, np.float64)
-        fixedpoint.decode(np.ascontiguousarray(total, np.uint32), opened.weight, rule, mean)
-        return mean
-
-    sent = pool.map(decoded, range(0, section.length, updates.CHUNK))
-    return sent if section.length == columns else _spread(sent, columns_sent(plan), columns)
+    sent = sum(stop - start for start, stop in columns_sent(plan))
+    means = GroupMeans(opened.groups, blobs, sent)
+    made = updates.aggregate_groups(run, plan, means, [group.weight for group in opened.groups], pool)
+    if made.means is None or sent == columns:
+        return made
+    return replace(made, means=_spread(made.means, columns_sent(plan), columns))
 
 
 def _section(cohort: Cohort, name: str) -> tuple[int, Section | None]:

@@ -10,8 +10,9 @@ give the same bytes.
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from wardround.protocol.events import UpdateAccepted
 from wardround.protocol.plan import Plan, aggregation_rule
 from wardround.protocol.run import Run
 
-__all__ = ["CHUNK", "Aggregate", "aggregate"]
+__all__ = ["CHUNK", "Aggregate", "Reader", "aggregate", "aggregate_groups"]
 
 CHUNK = 256 * 1024
 """Columns per chunk: one MiB of float32 per participant."""
@@ -47,6 +48,17 @@ class Aggregate:
     means: Iterator[_Wide] | None
     set_aside: dict[SiteId, str] = field(default_factory=dict)
     norm: float | None = None
+
+
+class Reader(Protocol):
+    """Reads stretches of `CHUNK` columns of some vectors of `columns` columns."""
+
+    @property
+    def columns(self) -> int:
+        """How long the vectors are."""
+
+    def __call__(self, start: int) -> Sequence[npt.NDArray[np.floating]]:
+        """The columns from `start`, one array per vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class _Columns:
 class _Combination:
     """The task of one chunk: what a recipe makes of its columns."""
 
-    read: _Columns
+    read: Reader
     recipe: Recipe
 
     def __call__(self, start: int) -> _Wide:
@@ -82,8 +94,8 @@ class _Combination:
 class _Products:
     """The task of one chunk: what it adds to the Gram matrix of updates and drifts."""
 
-    read: _Columns
-    drifts: tuple[tuple[_Columns, _Columns], ...]
+    read: Reader
+    drifts: tuple[tuple[Reader, Reader], ...]
     is_wide: bool
 
     def __call__(self, start: int) -> _Wide:
@@ -114,12 +126,13 @@ def aggregate(run: Run, plan: Plan, blobs: Blobs, pool: Pool) -> Aggregate:
     factors = np.array([_discount(run, event) for event in accepted])
     rule = aggregation_rule(plan, tuple(event.site for event in accepted))
     drifts = _drifts(run, plan, accepted)
+    records = [event.records for event in accepted]
     if plan.screening is None and not rule.needs_geometry and not drifts:
-        return _combined(plan, accepted, factors, None, read, run, pool)
+        return Aggregate(_combined(rule, records, factors, None, read, _seed(run, plan), pool))
 
     now = _Columns(blobs, (run.model.digest,), head, width)
     moved = [(_Columns(blobs, (then,), head, width), now) for then in drifts.values()]
-    found = _geometry(read, moved, pool)
+    found = _geometry(read, len(accepted), moved, pool)
     own = found.mapped(np.eye(found.count)[: len(accepted)])
     offences: dict[int, str] = {}
     if plan.screening is not None:
@@ -130,49 +143,70 @@ def aggregate(run: Run, plan: Plan, blobs: Blobs, pool: Pool) -> Aggregate:
     kept = [place for place in range(len(accepted)) if place not in offences]
     norm = float(np.median(own.norms()[kept])) if kept else None
     aside = {accepted[place].site: reason for place, reason in offences.items()}
-    if len(kept) < max(run.terms.quorum, robust.least_participants(rule)):
+    rule = aggregation_rule(plan, tuple(accepted[place].site for place in kept))
+    if len(kept) < max(run.terms.quorum, robust.least_participants(rule)) or _lacks_reference(rule):
         return Aggregate(None, aside, norm)
     read = _Columns(blobs, tuple(read.digests[place] for place in kept), head, width)
-    chosen = [accepted[place] for place in kept]
-    made = _combined(plan, chosen, factors[kept], own.mapped(np.eye(own.count)[kept]), read, run, pool)
-    return Aggregate(made.means, aside, norm)
+    records = [records[place] for place in kept]
+    found = own.mapped(np.eye(own.count)[kept])
+    return Aggregate(
+        _combined(rule, records, factors[kept], found, read, _seed(run, plan), pool),
+        aside,
+        norm,
+    )
+
+
+def aggregate_groups(run: Run, plan: Plan, read: Reader, weights: Sequence[int], pool: Pool) -> Aggregate:
+    """The aggregate of the mean updates of groups, as many as `weights`; none where they are too few for the rule."""
+    rule = aggregation_rule(plan, ())
+    if len(weights) < robust.least_participants(rule):
+        return Aggregate(None)
+    found = _geometry(read, len(weights), [], pool) if rule.needs_geometry else None
+    return Aggregate(_combined(rule, weights, np.ones(len(weights)), found, read, _seed(run, plan), pool))
 
 
 def _combined(
-    plan: Plan,
-    accepted: list[UpdateAccepted],
+    rule: robust.Rule,
+    records: Sequence[int],
     factors: _Wide,
     found: Geometry | None,
-    read: _Columns,
-    run: Run,
+    read: Reader,
+    seed: bytes,
     pool: Pool,
-) -> Aggregate:
-    rule = aggregation_rule(plan, tuple(event.site for event in accepted))
+) -> Iterator[_Wide]:
     scale = np.diag(factors)
     is_late = bool((factors != 1.0).any())
     if found is not None and is_late:
         found = found.mapped(scale)
-    seed = hashlib.sha256(f"wardround buckets 1\n{plan.seed}/{run.terms.run}/{_number(run)}".encode()).digest()
     try:
-        recipe = robust.recipe(rule, found, [event.records for event in accepted], seed)
+        recipe = robust.recipe(rule, found, records, seed)
     except ValueError as error:
         raise TensorMismatchError(str(error)) from None
     if is_late:
         recipe = Recipe(scale if recipe.rows is None else recipe.rows @ scale, recipe.kernel, recipe.keep)
-    return Aggregate(pool.map(_Combination(read, recipe), range(0, read.columns, CHUNK)))
+    return pool.map(_Combination(read, recipe), range(0, read.columns, CHUNK))
 
 
-def _geometry(read: _Columns, drifts: list[tuple[_Columns, _Columns]], pool: Pool) -> Geometry:
+def _lacks_reference(rule: robust.Rule) -> bool:
+    """Whether the trusted site's update is not there, so that nothing can be scored."""
+    return rule.name == "trust" and rule.reference is None
+
+
+def _geometry(read: Reader, count: int, drifts: Sequence[tuple[Reader, Reader]], pool: Pool) -> Geometry:
     """Of the updates, and after them of what the model has moved since each of some versions."""
     starts = range(0, read.columns, CHUNK)
-    count = len(read.digests) + len(drifts) + 1
+    size = count + len(drifts) + 1
     for is_wide in (False, True):
-        gram = sum(pool.map(_Products(read, tuple(drifts), is_wide=is_wide), starts), np.zeros((count, count)))
+        gram = sum(pool.map(_Products(read, tuple(drifts), is_wide=is_wide), starts), np.zeros((size, size)))
         if geometry.is_resolved(gram):
             break
     if not np.isfinite(gram).all():
         raise TensorMismatchError("the distances between updates are too large for float64")
     return Geometry(gram)
+
+
+def _seed(run: Run, plan: Plan) -> bytes:
+    return hashlib.sha256(f"wardround buckets 1\n{plan.seed}/{run.terms.run}/{_number(run)}".encode()).digest()
 
 
 def _drifts(run: Run, plan: Plan, accepted: list[UpdateAccepted]) -> dict[int, Digest]:
