@@ -130,9 +130,22 @@ class Bench:
         return ""
 
 
-def plan(*, sites=SITES, quorum=2, rounds=2, scaling="federated", server=None, expires=T0 + 5000, salt=0, **limits):
+def plan(
+    *,
+    sites=SITES,
+    quorum=2,
+    rounds=2,
+    scaling="federated",
+    server=None,
+    expires=T0 + 5000,
+    salt=0,
+    late=None,
+    aggregation=None,
+    screening=None,
+    **limits,
+):
     """A small plan."""
-    return fakes.make_plan(
+    made = fakes.make_plan(
         sites=sites,
         quorum=quorum,
         rounds=rounds,
@@ -141,7 +154,9 @@ def plan(*, sites=SITES, quorum=2, rounds=2, scaling="federated", server=None, e
         limits=LIMITS | limits,
         expires=expires,
         salt=salt,
+        late=late,
     )
+    return msgspec.structs.replace(made, aggregation=aggregation or made.aggregation, screening=screening)
 
 
 def update(site, number, kind, made):

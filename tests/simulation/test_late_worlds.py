@@ -21,6 +21,6 @@ def test_the_worlds_are_as_bad_as_they_should_be(kind):
     seen = [event for world in worlds for event in events(world, "run:")]
     kinds = {event["event"] for event in seen}
     assert {"run-completed", "run-stopped", "update-refused", "site-left", "site-absent"} <= kinds
-    assert sum(event.get("trained", 0) > 0 for event in seen) > 20, "hardly any update was late"
+    assert sum(event.get("trained", 0) > 0 for event in seen) > 5, "hardly any update was late"
     combined = [event for event in seen if event["event"] == "round-combined"]
     assert len(combined) > 100, "so bad that little is ever computed"
