@@ -4,6 +4,7 @@ Headers by the safetensors format, FedAvg by McMahan et al., server rules by the
 `wardround.aggregation.server_rule`, sums as fractions. Imports nothing of wardround.
 """
 
+import base64
 import hashlib
 import json
 import math
@@ -54,6 +55,20 @@ def rounding_words(seed, number, site, count):
     key = hashlib.sha256(f"wardround rounding 1\n{seed}/{number}/{site}".encode()).digest()
     encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     return np.frombuffer(encryptor.update(bytes(4 * count)), "<u4").tolist()
+
+
+def dealt(sites, nonces, size):
+    """The groups that a crowd is dealt into: shuffled (Fisher and Yates) by AES-256-CTR words, dealt like cards."""
+    seed = hashlib.sha256(b"wardround groups 1\n" + b"".join(base64.b64decode(nonce) for nonce in nonces)).digest()
+    encryptor = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
+    words = iter(np.frombuffer(encryptor.update(bytes(8 * (2 * len(sites) + 64))), "<u8").tolist())
+    order = list(range(len(sites)))
+    for last in range(len(sites) - 1, 0, -1):
+        word = next(word for word in words if word < 2**64 - 2**64 % (last + 1))
+        other = word % (last + 1)
+        order[last], order[other] = order[other], order[last]
+    count = len(sites) // size
+    return [sorted(sites[place] for place in order[first::count]) for first in range(count)]
 
 
 def secure_mean(updates, weights, words, *, capacity, clip, largest, wholes=None):

@@ -31,7 +31,7 @@ class SecureWalk:
             fakes.initial_model(plan.seed), self.specs, msgspec.to_builtins(plan.training.server)
         )
         self.standardization = b""
-        self.phase, self.contributors, self.survivors = "new", [], []
+        self.phase, self.contributors, self.opened, self.dealt = "new", [], [], []
         self.plain = []
 
     def walk(self):
@@ -44,7 +44,7 @@ class SecureWalk:
                     assert (event["update"], event["records"]) == (None, 0), "a site's own update was taken"
                     assert event["evaluation"] is None or self.plan.secure.site_metrics
                 elif kind == "round-closed":
-                    self.contributors = event["contributors"]
+                    self.contributors, self.opened, self.dealt = event["contributors"], [], []
                 elif kind == "cohort-formed":
                     self._formed(event, formed)
                 elif kind == "cohort-opened":
@@ -60,6 +60,11 @@ class SecureWalk:
         self._evidence(opened)
         self._hidden()
 
+    @property
+    def survivors(self):
+        """Everybody in one of the round's sums."""
+        return [site for survivors in self.opened for site in survivors]
+
     def _formed(self, event, formed):
         terms = event["terms"]
         members = terms["members"]
@@ -67,14 +72,21 @@ class SecureWalk:
         assert (event["number"], event["cohort"]) == (terms["number"], terms["attempt"])
         assert set(members) <= set(self.contributors), "a site that had not answered is in a cohort"
         assert len(members) >= self.plan.min_participants
+        size = self.plan.secure.group_size if terms["kind"] == "train" else 0
+        assert (terms.get("crowd") is not None) == bool(size)
+        if size:
+            assert len(members) >= size
+            assert members in arithmetic.dealt(terms["crowd"]["sites"], terms["crowd"]["nonces"], size)
+            self.dealt.append(members)
         formed.append(terms)
 
     def _opened(self, event):
-        self.survivors = event["survivors"]
+        survivors = event["survivors"]
         threshold = 2 * len(self.contributors) // 3 + 1
-        least = max(self.plan.min_participants, min(threshold, 2 * len(self.survivors) // 3 + 1))
-        assert len(self.survivors) >= least, "a sum over too few"
-        assert set(self.survivors) <= set(self.contributors)
+        least = max(self.plan.min_participants, min(threshold, 2 * len(survivors) // 3 + 1))
+        assert len(survivors) >= least, "a sum over too few"
+        assert set(survivors) <= set(self.contributors) - set(self.survivors), "somebody is in two sums of one round"
+        self.opened.append(survivors)
 
     def _combined(self, event):
         kind, number = self.agenda[event["number"] - 1], event["number"]
@@ -102,10 +114,19 @@ class SecureWalk:
             assert {name: value for name, value in pooled["metrics"].items() if value is not None} == {"auc": 0.5}
 
     def _trained(self, number):
+        means, weights = zip(*[self._mean(survivors, number) for survivors in self.opened], strict=True)
+        total = None
+        for mean, weight in zip(means, weights, strict=True):
+            part = mean * (weight / sum(weights))
+            total = part if total is None else total + part
+        assert self.server.move(total) is not None
+
+    def _mean(self, survivors, number):
+        """The mean over one cohort, and the sum of its weights."""
         secure, head = self.plan.secure, len(self.server.head)
         largest = min(secure.max_weight, self.plan.limits.max_records)
         updates, weights, words = [], [], []
-        for site in self.survivors:
+        for site in survivors:
             data = fakes.trained_update(site, number, self.server.model, self.standardization)[head:]
             self.plain.append(data)
             updates.append([Fraction(float(value)) for value in np.frombuffer(data, "<f4")])
@@ -114,7 +135,7 @@ class SecureWalk:
         mean = arithmetic.secure_mean(
             updates, weights, words, capacity=len(self.plan.participants), clip=secure.clip, largest=largest
         )
-        assert self.server.move(mean) is not None
+        return mean, sum(weights)
 
     def _said(self):
         """Of each cohort a site sends one masked vector, one signature, one kind of share: ever."""

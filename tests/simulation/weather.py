@@ -106,14 +106,17 @@ def draw_secure_plans(kind, rng, sites):
             max_weight=rng.choice([10, 1000]),
             site_metrics=rng.random() < 0.2,
             stage_seconds=30.0 if kind == "storm" else 5000.0,
+            group_size=3 if len(plan.participants) == 6 and rng.random() < 0.5 else 0,
         )
-        quorum = max(3, plan.min_participants)
+        quorum = 3 if secure.group_size else max(3, plan.min_participants)
         found.append(msgspec.structs.replace(plan, secure=secure, min_participants=quorum))
     return found
 
 
 def draw_late(kind, rng, plan):
-    """The same study with asynchronous training."""
+    """The same study with asynchronous training, and without groups."""
+    if plan.secure is not None:
+        plan = msgspec.structs.replace(plan, secure=msgspec.structs.replace(plan.secure, group_size=0))
     most = rng.choice([0, 1, 2, 10])
     late = Asynchronous(
         buffer=rng.randint(plan.min_participants, len(plan.participants)),
