@@ -314,8 +314,11 @@ def _work(state: HubState) -> float | None:
         for run in waiting:
             try:
                 with state.metrics.combine_seconds.time():
-                    state.coordinator.combine(run)
+                    aside = state.coordinator.combine(run)
                 state.metrics.rounds.inc()
+                for site, reason in aside.items():
+                    state.metrics.set_aside.inc()
+                    _log.warning("an update was set aside", run=run, site=site, reason=reason)
             except WardroundError as error:
                 failed.add(run)
                 _log.warning("combining will be tried again", run=run, code=error.code, reason=str(error))

@@ -35,6 +35,7 @@ class Metrics:
         self.uploaded = Counter("wardround_uploaded_bytes", "Bytes taken from sites and researchers.", registry=on)
         self.downloaded = Counter("wardround_downloaded_bytes", "Bytes sent to sites and researchers.", registry=on)
         self.rounds = Counter("wardround_rounds", "Rounds combined.", registry=on)
+        self.set_aside = Counter("wardround_updates_set_aside", "Updates that screening set aside.", registry=on)
         self.combine_seconds = Histogram("wardround_combine_seconds", "Time to combine a round.", registry=on)
         self.active_runs = Gauge("wardround_active_runs", "Runs that have not ended.", registry=on)
 

@@ -90,10 +90,41 @@ def explain(plan: Plan) -> list[str]:
         code,
         f"{sites}: {', '.join(plan.participants)}.",
         f"In each of {training.rounds} rounds this site does {work}.",
+        *_aggregating(plan),
         *_leaving(plan, standardize=standardize),
         f"One round may use {plan.limits.worker_seconds:g} s and {memory:.1f} GiB here. "  # noqa: ISC004
         f"A site with fewer than {data.min_records} records takes no part.",
     ]
+
+
+def _aggregating(plan: Plan) -> list[str]:
+    """How the sites' updates become one, and how many hostile sites that withstands."""
+    rule, late = plan.aggregation, plan.training.asynchronous
+    size = plan.secure.group_size if plan.secure else 0
+    mixing = "" if rule.mixing == "none" else f", after {rule.mixing.replace('-', ' ')}"
+    withstood = {
+        "mean": "One hostile site can move the model anywhere.",
+        "norm-bound": "A hostile site moves the model no farther than a usual site does.",
+        "trust": f"Any number of hostile sites is withstood, as long as {rule.reference} is honest.",
+    }.get(rule.rule, f"Up to {rule.hostile} hostile sites are withstood.")
+    words = [f"The updates of a round become one by the rule {rule.rule}{mixing}. {withstood}"]
+    if size:
+        groups = len(plan.participants) // size
+        words.append(
+            f"The rule sees means of groups only: sites are dealt at random into up to {groups} groups of at least "
+            f"{size}, and a hostile site spoils its group."
+        )
+    if plan.screening is not None:
+        words.append(
+            "What is unlike the others is put aside before that, and its site told; after "
+            f"{plan.screening.suspend_after} in a row the site is asked no more."
+        )
+    if late is not None:
+        words.append(
+            f"Training is asynchronous: {late.buffer} updates make a step, and one that is up to "
+            f"{late.max_staleness} steps late counts for less ({late.staleness})."
+        )
+    return words
 
 
 def _leaving(plan: Plan, *, standardize: bool) -> list[str]:

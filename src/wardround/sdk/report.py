@@ -21,7 +21,7 @@ Event = Mapping[str, Any]
 
 def run_page(title: str, events: Sequence[Event]) -> str:
     """A run: curves per site, what left each site, how it went."""
-    return _page(title, [_curves(events), _bytes_table(events), _history(events)])
+    return _page(title, [_curves(events), _bytes_table(events), _set_aside_table(events), _history(events)])
 
 
 def demo_page(
@@ -138,6 +138,12 @@ def _bytes_table(events: Sequence[Event]) -> str:
     ]
     headings = ["site", "column sums, bytes", "model updates, bytes", "masked vectors, bytes", "answers", "records"]
     return _table("What left each site", headings, rows)
+
+
+def _set_aside_table(events: Sequence[Event]) -> str:
+    """Updates that are in no aggregate although they came, by site; nothing where there are none."""
+    rows = [[event["site"], str(event["number"]), event["reason"]] for event in _of(events, "update-set-aside")]
+    return _table("Updates that were set aside", ["site", "round", "reason"], rows) if rows else ""
 
 
 def _upload(formed: Event) -> int:

@@ -237,11 +237,15 @@ class Coordinator:
         """Runs whose closed round waits to be combined."""
         return [run.terms.run for run in self.active() if run.phase is runs.Phase.COMBINING]
 
-    def combine(self, run: RunId) -> None:
-        """Combine the closed round of a run, if it has one, and open the next; stop the run where that cannot be."""
+    def combine(self, run: RunId) -> dict[SiteId, str]:
+        """Combine the closed round of a run, if it has one, and open the next, or stop the run where that cannot be.
+
+        Returns the sites whose updates were set aside, and why.
+        """
         state = self.state(run)
         if state.phase is not runs.Phase.COMBINING:
-            return
+            return {}
+        aside: dict[SiteId, str] = {}
         digests = references(state) | self._updates(state)
         cohorts = self.cohorts.states(state)
         try:
@@ -253,7 +257,9 @@ class Coordinator:
             refs = (result.model, *result.server_state, result.standardization, result.summaries)
             digests |= {ref.digest for ref in refs if ref is not None}
             self._decide(run, lambda current: replace(result, present=self._present(current)))
+            aside = result.set_aside
         self._forget(digests)
+        return aside
 
     def step(self, run: Run) -> str:
         """What tells the run's present step from every other: when it changes, sites may have something to do."""

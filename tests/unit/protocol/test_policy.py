@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.simulation import fakes
 
 from wardround.errors import PolicyError
+from wardround.protocol import plan as plans
 from wardround.protocol import policy as policies
 from wardround.protocol.plan import BlobRef, CodePackage
 from wardround.protocol.policy import SitePolicy
@@ -101,3 +102,27 @@ def test_a_stricter_policy_never_allows_more(participants, rounds, size, named):
         researchers=("ada",) if named else ("grace",),
     )
     assert set(refusals(loose)) <= set(refusals(strict))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "can move the model anywhere"),
+        ({"aggregation": plans.Aggregation(rule="median", hostile=1)}, "Up to 1 hostile sites are withstood"),
+        ({"aggregation": plans.Aggregation(rule="trust", reference="berlin")}, "as long as berlin is honest"),
+        ({"screening": plans.Screening()}, "after 3 in a row the site is asked no more"),
+        (
+            {"secure": plans.SecureAggregation(roster="ab" * 32, group_size=3)},
+            "groups of at least 3, and a hostile site spoils its group",
+        ),
+    ],
+)
+def test_an_approver_reads_how_many_hostile_sites_are_withstood(changes, words):
+    assert words in "\n".join(policies.explain(plan(**changes)))
+
+
+def test_an_approver_reads_that_training_is_asynchronous():
+    late = plans.Asynchronous(buffer=2, max_staleness=7)
+    training = msgspec.structs.replace(plan().training, asynchronous=late)
+    words = "\n".join(policies.explain(plan(training=training)))
+    assert "2 updates make a step, and one that is up to 7 steps late counts for less" in words
