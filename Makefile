@@ -6,10 +6,10 @@ N ?= 10000
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check fix bench docs replay simulate clean
+.PHONY: help demo test check fix bench bench-robust docs replay simulate clean
 
 help:             ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ –/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ –/'
 
 demo: .venv/demo  ## four hospitals and a hub on this machine; make demo ARGS="--data heart"
 	$(BIN)/wardround demo $(ARGS)
@@ -26,6 +26,9 @@ fix: .venv/dev    ## format, and repair what can be repaired
 
 bench: .venv/dev  ## the numbers of docs/explanation/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-robust: .venv/dev  ## every aggregation rule beside every attack, on real records
+	$(BIN)/python -m benchmarks.robust $(ARGS)
 
 docs: .venv/dev   ## the documents as HTML in docs/_build
 	$(BIN)/python docs/generate.py && $(BIN)/sphinx-build -nW docs docs/_build

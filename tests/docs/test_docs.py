@@ -76,7 +76,7 @@ def test_every_setting_is_documented():
 
 
 def test_every_key_of_a_study_file_is_documented():
-    parts = {"model", "training", "data", "limits"}  # each has a section of its own
+    parts = {"model", "training", "data", "limits", "aggregation"}  # each has a section of its own
     for field in msgspec.structs.fields(study._StudyFile):
         assert field.name in parts or f"| `{field.name}` |" in page("reference/study-file.md"), field.name
 

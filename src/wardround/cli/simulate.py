@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,9 +14,10 @@ __all__ = ["simulate"]
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--site", "sites", multiple=True, required=True, help="NAME=MAPPING.toml; one for each participant.")
+@click.option("--attack", "attacks", multiple=True, help="NAME=ATTACK: this site is hostile, and does this.")
 @click.option("--to", "target", default="simulated", show_default=True, help="Folder to write the model and report to.")
 @as_json
-def simulate(file: str, sites: tuple[str, ...], target: str, json_: bool) -> None:
+def simulate(file: str, sites: tuple[str, ...], attacks: tuple[str, ...], target: str, json_: bool) -> None:
     """Run the study of FILE over local records, with the very same machines as a hub and its nodes."""
     from wardround.sdk import report
     from wardround.sdk import simulate as simulation
@@ -27,7 +29,8 @@ def simulate(file: str, sites: tuple[str, ...], target: str, json_: bool) -> Non
     for entry in sites:
         name, _, path = entry.partition("=")
         sources[name] = mapping.open_source(mapping.load(Path(path).read_text()), Path(path).parent, os.environ)
-    result = simulation.simulate(declared, sources)
+    hostile: dict[Any, Any] = dict(entry.partition("=")[::2] for entry in attacks)
+    result = simulation.simulate(declared, sources, attacks=hostile)
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(result.model)

@@ -18,7 +18,7 @@ from wardround.codec import canonical, tensors
 from wardround.crypto import agreement, signing
 from wardround.errors import ConfigError
 from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId
-from wardround.ports import RecordSource
+from wardround.ports import RecordSource, Worker
 from wardround.protocol import messages
 from wardround.protocol import plan as plans
 from wardround.protocol.messages import (
@@ -46,6 +46,8 @@ from wardround.services.studies import Studies
 from wardround.storage.memory import MemoryBlobs, MemoryEventLog, MemoryVault
 from wardround.storage.model_files import FolderModelFiles
 from wardround.system import SystemEntropy
+from wardround.training.attacks import ATTACKS, Attack
+from wardround.training.hostile import Collusion, HostileWorker, hostile_table
 
 __all__ = ["Simulated", "simulate"]
 
@@ -156,6 +158,7 @@ def simulate(
     study: Study,
     sites: Mapping[str, StudyTable | RecordSource],
     *,
+    attacks: Mapping[SiteId, Attack] | None = None,
     progress: Callable[[RunStatus], None] = lambda _: None,
 ) -> Simulated:
     """Run a study over `sites` in this process.
@@ -163,14 +166,19 @@ def simulate(
     Args:
         study: Made by `declare`.
         sites: For every participant its records: a source, or a table made for the study's contract.
+        attacks: Sites that are hostile, and what they do: a name of `wardround.training.attacks.ATTACKS`. They
+            know all honest updates of a round.
         progress: Told the run's state after every round.
 
     Raises:
-        ConfigError: `sites` are not the plan's participants.
+        ConfigError: `sites` are not the plan's participants, or an attack is of another site or has no such name.
     """
-    plan = study.plan
+    plan, attacks = study.plan, attacks or {}
     if set(sites) != set(plan.participants):
         raise ConfigError(f"the plan names {', '.join(plan.participants)}; records are given for {', '.join(sites)}")
+    unknown = [f"{site}={attack}" for site, attack in attacks.items() if site not in sites or attack not in ATTACKS]
+    if unknown:
+        raise ConfigError(f"no such attack: {', '.join(unknown)}; attacks are {', '.join(ATTACKS)}")
     log, blobs, clock = MemoryEventLog(), MemoryBlobs(), _Clock()
     keys = {name: signing.generate() for name in (*plan.participants, plan.researcher)}
     agreement_keys = {name: agreement.generate() for name in plan.participants}
@@ -194,10 +202,11 @@ def simulate(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         participants = {}
-        for site in plan.participants:
+        collusion = Collusion(plan, attacks)
+        for site in sorted(plan.participants, key=lambda site: site in attacks):  # who listens comes last
             hub = _Direct(site, coordinator, studies, blobs)
             membership = _membership(site, hub, keys[site], agreement_keys[site], known)
-            participants[site] = (hub, _participant(site, plan, hub, folder / site, sites[site], membership))
+            participants[site] = (hub, _participant(site, plan, hub, folder / site, sites[site], membership, collusion))
             stack.callback(participants[site][1].close)
         _drive(run, coordinator, participants, progress)
     return _result(run, plan, coordinator, blobs)
@@ -269,10 +278,18 @@ def _participant(
     folder: Path,
     records: StudyTable | RecordSource,
     membership: Membership,
+    collusion: Collusion,
 ) -> Participant:
     from wardround.training.inprocess import InProcessWorker
 
     source = _Tables(records) if isinstance(records, StudyTable) else records
+
+    def worker(plan: Plan, table: StudyTable, package: bytes | None) -> Worker:
+        if site in collusion.attacks:
+            table = hostile_table(table, collusion.attacks[site], plan.seed)
+        inner = InProcessWorker(plan, site, table, package)
+        return HostileWorker(inner, site, collusion) if collusion.attacks else inner
+
     return Participant(
         site,
         approvals=_Approved(plan),
@@ -280,7 +297,7 @@ def _participant(
         files=FolderModelFiles(folder),
         policy=SitePolicy(min_participants=1, min_records=1),
         source=lambda _: source,
-        worker=lambda plan, table, package: InProcessWorker(plan, site, table, package),
+        worker=worker,
         membership=membership,
     )
 
