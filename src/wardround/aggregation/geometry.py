@@ -110,16 +110,22 @@ def centred_gram(
 
 
 def is_resolved(gram: _Matrix) -> bool:
-    """Whether float32 products were precise enough to tell distances from rounding."""
+    """Whether float32 products were precise enough to tell distances from rounding.
+
+    The scale is each update's distance to the nearest half of the others, which for an honest one lies within the
+    honest spread, whatever a minority does.
+    """
     if not np.isfinite(gram).all():
         return False
     squares = _squared_distances(gram)[:-1, :-1]
-    own = np.diagonal(gram)[:-1]
-    pairs = np.triu_indices(len(own), 1)
-    if not len(pairs[0]):
+    count = len(squares)
+    if count < 2:
         return True
+    own = np.diagonal(gram)[:-1]
+    near = np.partition(squares, count // 2, axis=1)[:, count // 2]
+    scales = np.maximum(squares, np.minimum(near[:, None], near[None, :]))
     errors = _ROUNDING * (own[:, None] + own[None, :])
-    return bool((errors <= 0.01 * np.maximum(squares, np.median(squares[pairs])))[pairs].all())
+    return bool((errors <= 0.01 * scales)[np.triu_indices(count, 1)].all())
 
 
 def _shortest_half(blocks: Sequence[npt.NDArray[np.floating]]) -> _Matrix:

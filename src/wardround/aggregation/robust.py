@@ -230,7 +230,7 @@ def _coefficients(rule: Rule, geometry: Geometry, shares: _Matrix) -> _Matrix:
         case "trust":
             return _trust(geometry, rule.reference)
         case "geometric-median":
-            return _weiszfeld(geometry.gram[:-1, :-1], _medoid(geometry.squared_distances()), shares)
+            return _weiszfeld(geometry.gram[:-1, :-1], _core(geometry.squared_distances()), shares)
         case "centred-clipping":
             return _centred_clipping(geometry, shares, rule.bound)
         case "krum":
@@ -275,6 +275,15 @@ def _medoid(squares: _Matrix) -> _Matrix:
     return start
 
 
+def _core(squares: _Matrix) -> _Matrix:
+    """The mean of the half of the updates nearest to the medoid, as coefficients."""
+    medoid = int(np.argmax(_medoid(squares)))
+    nearest = np.argsort(squares[medoid], kind="stable")[: len(squares) // 2 + 1]
+    start = np.zeros(len(squares))
+    start[nearest] = 1.0 / len(nearest)
+    return start
+
+
 def _distances_from(point: _Matrix, gram: _Matrix) -> _Matrix:
     """From ``point @ updates``, whose coefficients add up to 1, to every update."""
     squares = np.diagonal(gram) - 2.0 * (gram @ point) + point @ gram @ point
@@ -282,7 +291,7 @@ def _distances_from(point: _Matrix, gram: _Matrix) -> _Matrix:
 
 
 def _weiszfeld(gram: _Matrix, start: _Matrix, shares: _Matrix) -> _Matrix:
-    point = start
+    point = start  # Not one of the updates, where the iteration would hardly move.
     scale = float(np.median(_distances_from(start, gram)))
     if scale == 0.0:
         return start  # At least half of the updates are the same.
