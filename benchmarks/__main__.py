@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks import secagg
 from benchmarks.rounds import large_round, small_round
+from benchmarks.rules import NAMES, rules
 from benchmarks.startup import startup
 
 _MEASURES: dict[str, Callable[[], dict[str, float]]] = {
@@ -23,6 +24,8 @@ _MEASURES: dict[str, Callable[[], dict[str, float]]] = {
     "masking": secagg.masking,
     "secagg-protocol": secagg.protocol,
     "secure-100m": lambda: secagg.large_secure_round(100_000_000),
+    "rules-20": lambda: rules(20),
+    "rules-50": lambda: rules(50),
     "round-25m": lambda: large_round(25_000_000),
     "round-100m": lambda: large_round(100_000_000),
 }
@@ -42,7 +45,15 @@ _BOUNDS = {
     ("round-100m", "hub_growth_bytes"): 300e6,
     ("round-100m", "node_over_model"): 1.3,
 }
+_BOUNDS |= {(f"rules-{count}", f"{rule}_over_read"): 5.0 for count in (20, 50) for rule in NAMES}
+_BOUNDS |= {(f"rules-{count}", "memory_bytes"): 512e6 for count in (20, 50)}
 _FLOORS = {("secagg-protocol", "flower_over_ours"): 20.0}
+_FLOORS |= {
+    (f"rules-{count}", f"{peer}_over_ours {rule}"): least
+    for count in (20, 50)
+    for rule in NAMES
+    for peer, least in (("flower", 10.0), ("byzfl", 4.0))
+}
 
 
 def main(names: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Every aggregation rule beside every attack, on real records: ``python -m benchmarks.robust``.
 
 Eleven sites, two of them hostile, run whole by `wardround.simulate`. A cell is the final model's accuracy on test
-records that no site trained on; for the backdoor, and beside it without attack, also how often the trigger turns a negative record positive.
+records that no site trained on; for the backdoor, and beside it without attack, also how often the trigger turns a
+negative record positive.
 
     pneumonia   chest X-rays of 28 x 28 pixels, dealt evenly to the sites; an MLP, 15 rounds
     heart       the four hospitals' records of heart disease, dealt to eleven sites hospital by hospital, so

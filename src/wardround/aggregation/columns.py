@@ -60,12 +60,12 @@ def combine(recipe: Recipe, chunks: _Rows, out: _Wide, space: Workspace) -> None
         raise ValueError("chunks and out must have one shape")
     if recipe.rows is not None and recipe.rows.shape[1] != len(chunks):
         raise ValueError(f"a recipe for {recipe.rows.shape[1]} updates, and {len(chunks)} of them")
+    if recipe.kernel == "sum":
+        _sum(recipe, chunks, out, space)
+        return
     for start in range(0, out.size, BLOCK):
         block = out[start : start + BLOCK]
         rows: _Rows = [chunk[start : start + BLOCK] for chunk in chunks]
-        if recipe.kernel == "sum":
-            _sum(recipe, rows, block, space)
-            continue
         if recipe.rows is not None:
             rows = list(_mixed(recipe.rows, rows, space))
         _ordered(recipe, rows, block, space)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 __all__ = ["BLOCK", "Geometry", "centred_gram", "is_resolved"]
 
-BLOCK = 16 * 1024
+BLOCK = 32 * 1024
 """Columns that are centred and multiplied at a time."""
 
 _ROUNDING = 2.0**-18
