@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import secagg
+from benchmarks.late import straggler
 from benchmarks.rounds import large_round, small_round
 from benchmarks.rules import NAMES, rules
 from benchmarks.startup import startup
@@ -26,6 +27,7 @@ _MEASURES: dict[str, Callable[[], dict[str, float]]] = {
     "secure-100m": lambda: secagg.large_secure_round(100_000_000),
     "rules-20": lambda: rules(20),
     "rules-50": lambda: rules(50),
+    "straggler": straggler,
     "round-25m": lambda: large_round(25_000_000),
     "round-100m": lambda: large_round(100_000_000),
 }
@@ -40,6 +42,8 @@ _BOUNDS = {
     ("secagg-protocol", "bytes_beyond_plain"): 10_000,
     ("secure-100m", "hub_growth_bytes"): 300e6,
     ("secure-100m", "node_over_model"): 2.0,
+    ("straggler", "ratio"): 1.25,
+    ("straggler", "step_ratio"): 1.25,
     ("round-25m", "ratio"): 1.5,
     ("round-100m", "ratio"): 1.5,
     ("round-100m", "hub_growth_bytes"): 300e6,

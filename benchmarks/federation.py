@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -60,8 +60,8 @@ class Federation:
 
 
 @contextmanager
-def federation(nodes: int) -> Iterator[Federation]:
-    """A hub and `nodes` nodes, each a process, in a temporary folder."""
+def federation(nodes: int, *, process: Sequence[str] = ("benchmarks.node_process",)) -> Iterator[Federation]:
+    """A hub and `nodes` nodes, each a process of this module with these arguments, in a temporary folder."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wardround-benchmark-", dir=os.getcwd())))
         hub.init(place / "hub", listen=f"127.0.0.1:{_free_port()}", hosts=["127.0.0.1"])
@@ -73,7 +73,7 @@ def federation(nodes: int) -> Iterator[Federation]:
         officer = signing.generate()
         cards = tuple(_enrolled(place, name, officer) for name in names(nodes))
         for name in names(nodes):
-            command = ["benchmarks.node_process", str(place / name)]
+            command = [process[0], str(place / name), *process[1:]]
             processes[name] = stack.enter_context(_process(command, place / f"{name}.log"))
         client.enrol(place / "ada", hub.invite(place / "hub", SiteId("ada"), "researcher", 600.0))
         researcher = client.connect(place / "ada")
