@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks import secagg
 from benchmarks.late import straggler
-from benchmarks.rounds import large_round, small_round
+from benchmarks.rounds import large_round, largest_round, small_round
 from benchmarks.rules import NAMES, rules
 from benchmarks.startup import startup
 
@@ -30,6 +30,7 @@ _MEASURES: dict[str, Callable[[], dict[str, float]]] = {
     "straggler": straggler,
     "round-25m": lambda: large_round(25_000_000),
     "round-100m": lambda: large_round(100_000_000),
+    "round-1b": lambda: largest_round(1_000_000_000),
 }
 _BOUNDS = {
     ("startup", "help"): 0.150,
@@ -48,6 +49,7 @@ _BOUNDS = {
     ("round-100m", "ratio"): 1.5,
     ("round-100m", "hub_growth_bytes"): 300e6,
     ("round-100m", "node_over_model"): 1.3,
+    ("round-1b", "hub_growth_bytes"): 512e6,
 }
 _BOUNDS |= {(f"rules-{count}", f"{rule}_over_read"): 5.0 for count in (20, 50) for rule in NAMES}
 _BOUNDS |= {(f"rules-{count}", "memory_bytes"): 512e6 for count in (20, 50)}

@@ -1,5 +1,6 @@
 """A federation of real processes over TLS on loopback, with a learner that does trivial work."""
 
+import mmap
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -109,11 +111,19 @@ def study(
     minimum: int = 0,
     secure: SecureAggregation | None = None,
     absence_seconds: float = 60.0,
+    file: IO[bytes] | None = None,
 ) -> Study:
-    """A study with random weights and no real learning."""
+    """A study with random weights and no real learning; these are mapped from `file`, where there is one."""
     manifest = (TensorSpec("w", (parameters,)),)
-    weights = np.random.default_rng(seed).standard_normal(parameters, np.float32)
-    initial = tensors.header(manifest) + weights.tobytes()
+    generator = np.random.default_rng(seed)
+    if file is None:
+        initial = tensors.header(manifest) + generator.standard_normal(parameters, np.float32).tobytes()
+    else:
+        file.write(tensors.header(manifest))
+        for start in range(0, parameters, 1 << 22):
+            file.write(generator.standard_normal(min(1 << 22, parameters - start), np.float32).data)
+        file.flush()
+        initial = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # type: ignore[assignment]
     plan = Plan(
         title="benchmark",
         purpose="measure",
