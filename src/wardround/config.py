@@ -21,7 +21,10 @@ _T = TypeVar("_T")
 
 
 class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A hub. `max_blob_bytes` bounds what a researcher may upload before any plan names a size."""
+    """A hub. `max_blob_bytes` bounds what a researcher may upload before any plan names a size.
+
+    `cluster` is the address of a Ray cluster that aggregates; empty: this machine's processors do.
+    """
 
     listen: str = "127.0.0.1:8443"
     url: str = "https://127.0.0.1:8443"
@@ -33,6 +36,7 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     tls_key: str = "file:keys/tls.key"
     max_blob_bytes: int = 4 * 1024**3
     request_window_seconds: float = 300.0
+    cluster: str = ""
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -14,6 +14,7 @@ from wardround.errors import ConfigError
 from wardround.hub.app import create_app
 from wardround.hub.authentication import Authentication
 from wardround.hub.bell import Bell
+from wardround.hub.cluster import RayPool
 from wardround.hub.state import HubState
 from wardround.ids import SiteId
 from wardround.protocol.invite import Invite, format_invite
@@ -172,7 +173,13 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         changed=lambda: bell.ring(["work"]),
     )
     coordinator = Coordinator(
-        database.event_log, blobs, clock, plan_of=studies.plan_of, rosters=rosters, changed=run_changed
+        database.event_log,
+        blobs,
+        clock,
+        plan_of=studies.plan_of,
+        rosters=rosters,
+        changed=run_changed,
+        pool=RayPool(config.cluster) if config.cluster else None,
     )
     challenge = secrets.token_urlsafe(12)
     window = config.request_window_seconds

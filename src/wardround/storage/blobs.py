@@ -22,27 +22,17 @@ from wardround.protocol.plan import BlobRef
 from wardround.storage import fault, hashing
 from wardround.storage.spool import Held, Spool, SpooledUpload, is_current, sync_folder, try_lock, upload_name
 
-__all__ = ["FolderBlobs"]
+__all__ = ["FolderBlobs", "FolderReader"]
 
 
-class FolderBlobs:
-    """`wardround.ports.Blobs` under `folder`; may be shared by threads and processes of one machine.
+class FolderReader:
+    """The reading half of `wardround.ports.Blobs` over a folder that another object writes to.
 
-    Up to `recycle_bytes` of deleted large files are kept to be written over, which is faster; 0 keeps none.
-
-    Raises:
-        ConfigError: The folder cannot be used.
-        StorageFullError: The disk is full.
+    It can be sent to another process or machine that has the same folder at the same path.
     """
 
-    def __init__(self, folder: Path, *, recycle_bytes: int = 4 * 1024**3) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder / "blobs"
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._make_folders()
-        except OSError as error:
-            raise fault.from_os(error) from None
-        self._spool = Spool(folder, recycle_bytes=recycle_bytes)
 
     def size(self, digest: Digest) -> int:
         """Length in bytes of what is there, which may be less than was stored when somebody truncated the file.
@@ -102,6 +92,53 @@ class FolderBlobs:
                 start += length
                 yield buffer[:length].toreadonly()
 
+    def digests(self) -> Iterator[Digest]:
+        """Every blob's name, sorted."""
+        for folder in sorted(self._folder.iterdir()):
+            yield from (Digest(path.name) for path in sorted(folder.iterdir()))
+
+    def _path(self, digest: Digest) -> Path:
+        name = digest_name(digest)
+        return self._folder / name[:2] / name
+
+    @contextmanager
+    def _reading(self, digest: Digest) -> Iterator[int]:
+        path = self._path(digest)
+        try:
+            descriptor = _open_shared(path)
+        except OSError as error:
+            raise _translate(error) from None
+        try:
+            yield descriptor
+        except OSError as error:
+            raise fault.from_os(error) from None
+        finally:
+            os.close(descriptor)
+
+
+class FolderBlobs(FolderReader):
+    """`wardround.ports.Blobs` under `folder`; may be shared by threads and processes of one machine.
+
+    Up to `recycle_bytes` of deleted large files are kept to be written over, which is faster; 0 keeps none.
+
+    Raises:
+        ConfigError: The folder cannot be used.
+        StorageFullError: The disk is full.
+    """
+
+    def __init__(self, folder: Path, *, recycle_bytes: int = 4 * 1024**3) -> None:
+        super().__init__(folder)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_folders()
+        except OSError as error:
+            raise fault.from_os(error) from None
+        self._spool = Spool(folder, recycle_bytes=recycle_bytes)
+
+    def __reduce__(self) -> tuple[type[FolderReader], tuple[Path]]:
+        """In another process it only reads."""
+        return FolderReader, (self._folder.parent,)
+
     def put(self, data: bytes) -> BlobRef:
         """Store small bytes; they survive a power failure when this returns.
 
@@ -144,15 +181,6 @@ class FolderBlobs:
             if hashing.sha256(descriptor) != digest:
                 raise DigestMismatchError("a stored blob was truncated or altered: delete it and fetch it again")
 
-    def digests(self) -> Iterator[Digest]:
-        """Every blob's name, sorted."""
-        for folder in sorted(self._folder.iterdir()):
-            yield from (Digest(path.name) for path in sorted(folder.iterdir()))
-
-    def _path(self, digest: Digest) -> Path:
-        name = digest_name(digest)
-        return self._folder / name[:2] / name
-
     def _keep(self, held: Held, digest: Digest) -> None:
         self._spool.move(held, self._path(digest))
 
@@ -165,20 +193,6 @@ class FolderBlobs:
         self._folder.chmod(0o700)
         sync_folder(self._folder)
         sync_folder(self._folder.parent)
-
-    @contextmanager
-    def _reading(self, digest: Digest) -> Iterator[int]:
-        path = self._path(digest)
-        try:
-            descriptor = _open_shared(path)
-        except OSError as error:
-            raise _translate(error) from None
-        try:
-            yield descriptor
-        except OSError as error:
-            raise fault.from_os(error) from None
-        finally:
-            os.close(descriptor)
 
 
 def _open_shared(path: Path) -> int:
