@@ -1,5 +1,8 @@
 """Robust rules: laws that hold for any updates, refusals, and how far hostile ones get."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -189,3 +192,15 @@ def test_a_rule_that_needs_distances_says_so():
         combined(Rule("trust"), updates(3, 5, 6))
     with pytest.raises(ValueError, match="no aggregation rule"):
         robust.least_participants(Rule("guess"))
+
+
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "robust.json").read_text())
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: f"{len(case['updates'])} updates")
+def test_another_implementation_gives_the_same(case):
+    rows = np.array(case["updates"], np.float32)
+    for name, expected in case["expected"].items():
+        mixing, _, rule = name.rpartition(" ")
+        made = Rule(rule, hostile=case["hostile"], mixing=mixing or "none")
+        assert np.allclose(combined(made, rows), expected, rtol=1e-4, atol=1e-5), name
