@@ -205,3 +205,53 @@ def model(world: World, run: Followed) -> dict[str, np.ndarray]:
     folder = world.federation.place / f"model-{run.run[-8:]}"
     path = world.researcher.fetch(run.run, folder)
     return dict(tensors.unpack(path.read_bytes(), world.study.plan.manifest))
+
+
+def late(study: wardround.Study, title: str, **changes: object) -> wardround.Study:
+    """The study with asynchronous training: three of four make a step."""
+    terms = wardround.Asynchronous(buffer=3, max_staleness=5)
+    plan = msgspec.structs.replace(study.plan, title=title, **changes)
+    made = msgspec.structs.replace(plan.training, rounds=8, asynchronous=terms)
+    return wardround.Study(msgspec.structs.replace(plan, training=made), study.initial, None)
+
+
+def check_buffers(run: Followed) -> None:
+    """Every step is of three updates at least, each of another site, and some were late."""
+    buffers = [event["contributors"] for event in run.of("round-closed") if 1 < event["number"] <= 9]
+    assert len(buffers) == 8
+    assert all(len(set(buffer)) == len(buffer) >= 3 for buffer in buffers)
+    accepted = run.of("update-accepted")
+    trained = [(event["site"], event["trained"] or event["number"]) for event in accepted]
+    assert len(set(trained)) == len(trained), "no training counts twice"
+    assert any(event["trained"] for event in accepted), "nothing was late"
+
+
+def test_asynchronous_training_survives_a_hub_and_a_node_that_are_killed(world: World) -> None:
+    rule = wardround.Aggregation(rule="median", hostile=1)
+    study = late(world.study, "Late, in the open", secure=None, aggregation=rule, screening=wardround.Screening())
+    run = world.followed(study)
+    run.until("round-combined", number=3)
+    world.federation.hub.kill()
+    world.federation.nodes["angus"].kill()
+    world.federation.start_hub()
+    world.federation.start_node("angus")
+    run.completed()
+    check_buffers(run)
+    assert run.of("update-accepted", site="angus")[-1]["number"] > 3
+    assert not run.of("update-set-aside")
+
+
+def test_asynchronous_training_in_secret_survives_a_hub_and_a_node_that_are_killed(world: World) -> None:
+    run = world.followed(late(world.study, "Late, in secret"))
+    run.until("cohort-formed", number=4)
+    world.federation.nodes["clyde"].kill()
+    world.federation.hub.kill()
+    world.federation.start_hub()
+    world.federation.start_node("clyde")
+    run.completed()
+    check_buffers(run)
+    formed = [event["terms"] for event in run.of("cohort-formed") if event["terms"]["kind"] == "train"]
+    assert all(len(set(terms["bases"])) > 1 for terms in formed if min(terms["discounts"]) < 1.0)
+    assert any(min(terms["discounts"]) < 1.0 for terms in formed), "no late update was in a cohort"
+    for event in run.of("update-accepted"):
+        assert (event["update"], event["records"], event["evaluation"]) == (None, 0, None)
