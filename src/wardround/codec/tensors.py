@@ -7,7 +7,8 @@ and everything after it is one flat vector that can be cut into chunks.
 
     file = header(manifest) + vector        len(vector) == manifest_bytes(manifest)
 
-Only ``float32`` and ``float64`` arrays travel; integer buffers stay where they are.
+Models are ``float32``, ``float16`` or ``bfloat16``, statistics ``float64``; integer buffers stay where they are.
+``bfloat16`` is the upper half of a ``float32``; numpy knows it through `ml_dtypes`.
 
 References:
     Safetensors format, https://huggingface.co/docs/safetensors
@@ -16,6 +17,7 @@ References:
 import math
 from collections.abc import Mapping, Sequence
 
+import ml_dtypes
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +26,13 @@ from wardround.errors import CodecError, TensorMismatchError
 
 __all__ = [
     "MAX_HEADER_BYTES",
+    "MODEL_DTYPES",
     "Manifest",
     "TensorSpec",
     "check_finite",
     "check_header",
     "check_size",
+    "columns",
     "file_bytes",
     "flat_dtype",
     "header",
@@ -39,8 +43,9 @@ __all__ = [
 ]
 
 MAX_HEADER_BYTES = 8 * 1024 * 1024
-_ITEM_BYTES = {"float32": 4, "float64": 8}
-_SAFETENSORS_DTYPE = {"float32": "F32", "float64": "F64"}
+MODEL_DTYPES = ("float32", "float16", "bfloat16")
+_ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+_SAFETENSORS_DTYPE = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,15 +71,22 @@ def flat_dtype(manifest: Manifest) -> np.dtype[np.floating]:
         raise CodecError("a manifest needs at least one array, and every name once")
     dtypes = {spec.dtype for spec in manifest}
     if len(dtypes) != 1 or not dtypes <= _ITEM_BYTES.keys():
-        raise CodecError(f"a manifest has one dtype, float32 or float64; found {sorted(dtypes)}")
+        known = ", ".join(_ITEM_BYTES)
+        raise CodecError(f"a manifest has one dtype, of {known}; found {', '.join(sorted(dtypes))}")
     if any(side < 0 for spec in manifest for side in spec.shape):
         raise CodecError("a shape has a negative side")
-    return np.dtype(dtypes.pop()).newbyteorder("<")
+    name = dtypes.pop()
+    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name).newbyteorder("<")
 
 
 def manifest_bytes(manifest: Manifest) -> int:
     """Length of the flat vector in bytes."""
     return sum(math.prod(spec.shape) * _ITEM_BYTES[spec.dtype] for spec in manifest)
+
+
+def columns(manifest: Manifest) -> int:
+    """Length of the flat vector in elements."""
+    return manifest_bytes(manifest) // flat_dtype(manifest).itemsize
 
 
 def header(manifest: Manifest) -> bytes:
@@ -135,7 +147,7 @@ def check_finite(chunk: npt.NDArray[np.floating]) -> None:
     # A sum is not finite when any term is not, and costs a tenth of isfinite().all(); only a
     # suspicious sum (which may also have overflowed) pays for the exact answer.
     with np.errstate(over="ignore", invalid="ignore"):
-        suspicious = not np.isfinite(np.sum(chunk, dtype=chunk.dtype))
+        suspicious = not np.isfinite(np.sum(chunk, dtype=np.result_type(chunk.dtype, np.float32)))
     if suspicious and not np.isfinite(chunk).all():
         bad = int(chunk.size - np.isfinite(chunk).sum())
         raise TensorMismatchError(f"{bad} of {chunk.size} values are NaN or infinite")

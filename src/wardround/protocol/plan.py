@@ -64,10 +64,14 @@ class BlobRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BuiltinModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="builtin", kw_only=True):
-    """A model that comes with Wardround; `hidden` are the widths of an MLP's or CNN's inner layers."""
+    """A model that comes with Wardround; `hidden` are the widths of an MLP's or CNN's inner layers.
+
+    `dtype` is what it trains and travels in; the hub keeps a float32 copy of one in half precision to step from.
+    """
 
     name: Literal["logistic", "linear", "mlp", "cnn", "cox"]
     hidden: tuple[int, ...] = ()
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
 class CodePackage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", kw_only=True):
@@ -248,8 +252,9 @@ def check(plan: Plan) -> None:
         raise CodecError("min_participants must be between 1 and the number of participants")
     _check_training(plan.training, plan.limits)
     _check_aggregation(plan)
-    if tensors.flat_dtype(plan.manifest) != "<f4":
-        raise CodecError("a model's arrays must be float32")
+    tensors.flat_dtype(plan.manifest)
+    if plan.manifest[0].dtype not in tensors.MODEL_DTYPES or not tensors.columns(plan.manifest):
+        raise CodecError(f"a model has parameters, and they are {' or '.join(tensors.MODEL_DTYPES)}")
     digest_name(plan.initial.digest)
     tensors.check_size(plan.initial.size, plan.manifest)
     summaries.check(plan.summaries, plan.data)

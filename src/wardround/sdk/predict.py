@@ -47,9 +47,10 @@ def predict(
     arrays = tensors.unpack(model, plan.manifest)
     with torch.no_grad():
         for name, tensor in models.arrays(module).items():
-            tensor.copy_(torch.from_numpy(np.array(arrays[name])))
+            tensor.copy_(models.flat_tensor(np.array(arrays[name]).ravel()).view(tensor.shape))
         if standardization:
             sums = tensors.unpack(standardization, statistics_manifest(plan.data))
             features = scaling.apply(features, *scaling.mean_and_std(sums))
-        result: npt.NDArray[np.float32] = module.eval()(torch.from_numpy(np.nan_to_num(features))).numpy()
+        inputs = torch.from_numpy(np.nan_to_num(features)).to(next(iter(models.arrays(module).values())).dtype)
+        result: npt.NDArray[np.float32] = module.eval()(inputs).float().numpy()
     return result.reshape((len(features),) if outputs == 1 else (len(features), outputs))

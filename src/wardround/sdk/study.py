@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from wardround.clinical import contract as data_contract
 from wardround.clinical.contract import DataContract
@@ -182,5 +181,5 @@ def _model(
             factory_of = packages.load(packages.read(package, chosen.package), factory)
             module = factory_of(data_contract.width(data), models.outputs(data))
     manifest = models.manifest_of(module)
-    arrays = {name: np.array(tensor.detach().numpy()) for name, tensor in models.arrays(module).items()}
+    arrays = {name: models.array_of(tensor) for name, tensor in models.arrays(module).items()}
     return chosen, package, tensors.pack(arrays, manifest), manifest

@@ -124,24 +124,37 @@ def _stepped(
         beta2=settings.beta2,
         tau=settings.tau,
     )
-    head = tensors.header(plan.manifest)
-    columns = tensors.manifest_bytes(plan.manifest) // 4
-    outputs = [_fresh(blobs, f"combine-{run.terms.run}-{part}") for part in range(1 + rule.state_vectors)]
+    head, columns = tensors.header(plan.manifest), tensors.columns(plan.manifest)
+    dtype = tensors.flat_dtype(plan.manifest)
+    # A step may be too small for half precision to show it, so the params are kept in float32 beside the rule's state.
+    kept = rule.state_vectors + (dtype != np.float32)
+    outputs = [_fresh(blobs, f"combine-{run.terms.run}-{part}") for part in range(1 + kept)]
     with ExitStack() as stack:
         for output in outputs:
             stack.enter_context(closing(output))
         outputs[0].append(head)
-        bases = _vectors(blobs, run.model.digest, len(head), columns)
-        states = _states(blobs, run.server_state, rule.state_vectors, columns)
+        bases = _vectors(blobs, run.model.digest, len(head), columns, dtype)
+        states = _states(blobs, run.server_state, kept, columns)
         for base, state, update in zip(bases, states, means, strict=True):
-            params = base.copy()
-            rule.apply(step, params, update, state)
-            for vector in (params, *state):
+            params = base.copy() if dtype == np.float32 else _master(base, state, is_first=not run.server_state)
+            rule.apply(step, params, update, state[: rule.state_vectors])
+            with np.errstate(over="ignore"):
+                model_part = params.astype(dtype, copy=False)
+            for vector in (model_part, *state):
                 tensors.check_finite(vector)
-            for output, vector in zip(outputs, (params, *state), strict=True):
-                output.append(vector.data)
+            for output, vector in zip(outputs, (model_part, *state), strict=True):
+                output.append(vector.view(np.uint8).data)
         model, *server_state = [output.commit() for output in outputs]
     return model, tuple(server_state)
+
+
+def _master(
+    base: npt.NDArray[np.floating], state: tuple[npt.NDArray[np.float32], ...], *, is_first: bool
+) -> npt.NDArray[np.float32]:
+    """The float32 params of a model in half precision: the last of the state's vectors."""
+    if is_first:
+        state[-1][...] = base
+    return state[-1]
 
 
 def _fresh(blobs: Blobs, name: str) -> Upload:
@@ -150,9 +163,12 @@ def _fresh(blobs: Blobs, name: str) -> Upload:
     return blobs.upload(name)
 
 
-def _vectors(blobs: Blobs, digest: Digest, start: int, columns: int) -> Iterator[npt.NDArray[np.float32]]:
-    for chunk in blobs.chunks(digest, start, start + 4 * columns, 4 * updates.CHUNK):
-        yield np.frombuffer(chunk, dtype="<f4")
+def _vectors(
+    blobs: Blobs, digest: Digest, start: int, columns: int, dtype: npt.DTypeLike = "<f4"
+) -> Iterator[npt.NDArray[np.floating]]:
+    size = np.dtype(dtype).itemsize
+    for chunk in blobs.chunks(digest, start, start + size * columns, size * updates.CHUNK):
+        yield np.frombuffer(chunk, dtype=dtype)
 
 
 def _states(
@@ -163,6 +179,6 @@ def _states(
     for start in range(0, columns, updates.CHUNK):
         width = min(updates.CHUNK, columns - start)
         if stored:
-            yield tuple(next(vectors).copy() for vectors in stored)
+            yield tuple(next(vectors).astype(np.float32) for vectors in stored)
         else:
             yield tuple(np.zeros(width, np.float32) for _ in range(count))

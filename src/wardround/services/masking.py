@@ -88,14 +88,15 @@ def _update(
 ) -> Iterator[npt.NDArray[np.unsignedinteger]]:
     if update is None:
         raise LocalProtocolError("there is no update to mask")
-    agreed, head = state.terms, len(tensors.header(plan.manifest))
+    agreed, head, dtype = state.terms, len(tensors.header(plan.manifest)), tensors.flat_dtype(plan.manifest)
     rule = encoding(agreed)
     seed = hashlib.sha256(f"wardround rounding 1\n{plan.seed}/{agreed.number}/{state.site}".encode()).digest()
     words = MaskStream([seed], [], bits=32)
     noise, out = (np.empty(PIECE, np.uint32) for _ in range(2))
     for start, stop in columns_sent(plan):
-        for chunk in files.chunks(update, head + 4 * start, head + 4 * stop, 4 * PIECE):
-            values = np.frombuffer(chunk, "<f4")
+        size = dtype.itemsize
+        for chunk in files.chunks(update, head + size * start, head + size * stop, size * PIECE):
+            values = np.frombuffer(chunk, dtype).astype(np.float32, copy=False)
             noise[: values.size] = 0
             words.apply(noise[: values.size])
             fixedpoint.encode(values, weight, noise[: values.size], out[: values.size], rule)

@@ -124,7 +124,7 @@ def mean_updates(opened: OpenedSums, run: Run, plan: Plan, blobs: Blobs, pool: P
         LocalProtocolError: A sum holds no weight.
         NotFoundError: A masked vector is not in `blobs`.
     """
-    columns = tensors.manifest_bytes(plan.manifest) // 4
+    columns = tensors.columns(plan.manifest)
     sent = sum(stop - start for start, stop in columns_sent(plan))
     means = GroupMeans(opened.groups, blobs, sent)
     made = updates.aggregate_groups(run, plan, means, [group.weight for group in opened.groups], pool)

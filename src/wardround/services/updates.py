@@ -63,17 +63,19 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Reads one stretch of columns of many float32 vectors, each in a blob after a header of the same length."""
+    """Reads one stretch of columns of many vectors, each in a blob after a header of the same length, as float32."""
 
     blobs: Blobs
     digests: tuple[Digest, ...]
     head: int
     columns: int
+    dtype: np.dtype[np.floating]
 
     def __call__(self, start: int) -> list[npt.NDArray[np.float32]]:
         stop = min(start + CHUNK, self.columns)
-        places = self.head + 4 * start, self.head + 4 * stop
-        return [np.frombuffer(self.blobs.read(digest, *places), "<f4") for digest in self.digests]
+        places = [self.head + self.dtype.itemsize * place for place in (start, stop)]
+        found = (np.frombuffer(self.blobs.read(digest, *places), self.dtype) for digest in self.digests)
+        return [vector.astype(np.float32, copy=False) for vector in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,8 @@ def aggregate(run: Run, plan: Plan, blobs: Blobs, pool: Pool) -> Aggregate:
     """
     accepted = [run.round.accepted[site] for site in sorted(run.round.accepted)] if run.round else []
     accepted = [event for event in accepted if event.update is not None]
-    head, width = len(tensors.header(plan.manifest)), tensors.manifest_bytes(plan.manifest) // 4
-    read = _Columns(blobs, tuple(event.update.digest for event in accepted if event.update), head, width)
+    layout = len(tensors.header(plan.manifest)), tensors.columns(plan.manifest), tensors.flat_dtype(plan.manifest)
+    read = _Columns(blobs, tuple(event.update.digest for event in accepted if event.update), *layout)
     factors = np.array([_discount(run, event) for event in accepted])
     rule = aggregation_rule(plan, tuple(event.site for event in accepted))
     drifts = _drifts(run, plan, accepted)
@@ -130,8 +132,8 @@ def aggregate(run: Run, plan: Plan, blobs: Blobs, pool: Pool) -> Aggregate:
     if plan.screening is None and not rule.needs_geometry and not drifts:
         return Aggregate(_combined(rule, records, factors, None, read, _seed(run, plan), pool))
 
-    now = _Columns(blobs, (run.model.digest,), head, width)
-    moved = [(_Columns(blobs, (then,), head, width), now) for then in drifts.values()]
+    now = _Columns(blobs, (run.model.digest,), *layout)
+    moved = [(_Columns(blobs, (then,), *layout), now) for then in drifts.values()]
     found = _geometry(read, len(accepted), moved, pool)
     own = found.mapped(np.eye(found.count)[: len(accepted)])
     offences: dict[int, str] = {}
@@ -146,7 +148,7 @@ def aggregate(run: Run, plan: Plan, blobs: Blobs, pool: Pool) -> Aggregate:
     rule = aggregation_rule(plan, tuple(accepted[place].site for place in kept))
     if len(kept) < max(run.terms.quorum, robust.least_participants(rule)) or _lacks_reference(rule):
         return Aggregate(None, aside, norm)
-    read = _Columns(blobs, tuple(read.digests[place] for place in kept), head, width)
+    read = _Columns(blobs, tuple(read.digests[place] for place in kept), *layout)
     records = [records[place] for place in kept]
     found = own.mapped(np.eye(own.count)[kept])
     return Aggregate(

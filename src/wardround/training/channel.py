@@ -101,7 +101,7 @@ class Assignment:
         features: float32 ``(records, width)``, read-only, as in `clinical.table.StudyTable`.
         labels: float32 ``(records,)`` or ``(records, 2)``, read-only.
         held_out: bool ``(records,)``, read-only.
-        vector: The update's flat vector, writable; its bytes leave the process.
+        vector: The update's flat vector in the model's dtype, writable; its bytes leave the process.
         package: The code package's bytes, unverified, or empty.
     """
 
@@ -110,7 +110,7 @@ class Assignment:
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.float32]
     held_out: npt.NDArray[np.bool_]
-    vector: npt.NDArray[np.float32]
+    vector: npt.NDArray[np.floating]
     package: bytes
 
 

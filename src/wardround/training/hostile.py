@@ -47,7 +47,9 @@ class HostileWorker:
         trained = self._inner.perform(number, kind, base, standardization)
         if trained.update is None or trained.ref is None:
             return trained
-        own = np.frombuffer(os.pread(trained.update, trained.ref.size, 0)[len(self._head) :], "<f4")
+        dtype = tensors.flat_dtype(self._collusion.plan.manifest)
+        stored = np.frombuffer(os.pread(trained.update, trained.ref.size, 0)[len(self._head) :], dtype)
+        own = stored.astype(np.float32)
         attack = self._collusion.attacks.get(self._site)
         if attack is None:
             self._collusion.learn(number, own)
@@ -64,7 +66,7 @@ class HostileWorker:
             hostile=len(self._collusion.attacks),
             generator=np.random.default_rng(seed),  # noqa: TID251, the seed follows from the plan's
         )
-        data = self._head + sent.tobytes()
+        data = self._head + sent.astype(dtype).tobytes()
         os.pwrite(trained.update, data, 0)
         return replace(trained, ref=BlobRef(canonical.digest(data), len(data)))
 

@@ -25,7 +25,7 @@ class InProcessWorker:
 
     def __init__(self, plan: Plan, site: SiteId, table: StudyTable, package: bytes | None) -> None:
         self._head = tensors.header(plan.manifest)
-        self._vector = np.zeros(tensors.manifest_bytes(plan.manifest) // 4, "<f4")
+        self._vector = np.zeros(tensors.columns(plan.manifest), tensors.flat_dtype(plan.manifest))
         self._training = int(np.count_nonzero(~table.held_out))
         self._held_out = len(table.labels) - self._training
         self._update = os.memfd_create("update") if hasattr(os, "memfd_create") else _temporary()

@@ -91,7 +91,7 @@ class Learner:
         torch.manual_seed(model_seed)
         for tensor, first in self._resting:
             tensor.copy_(first)
-        _read(base, self._assignment.vector.data.cast("B"), self._offset)
+        _read(base, self._assignment.vector.view(np.uint8).data, self._offset)
         evaluation = self._evaluate()
         if kind == "train":
             self._train(torch.Generator().manual_seed(order_seed))
@@ -100,7 +100,7 @@ class Learner:
         return evaluation
 
     def _place_arrays(self) -> None:
-        flat = torch.from_numpy(self._assignment.vector)
+        flat = models.flat_tensor(self._assignment.vector)
         self._views: dict[str, torch.Tensor] = {}
         self._trained: list[tuple[torch.Tensor, slice]] = []
         runs: list[list[int]] = []  # [start, stop) of neighbouring parameters, merged
@@ -128,7 +128,7 @@ class Learner:
         for chosen in (~held_out, held_out):
             rows = self._assignment.features[chosen]
             filled = scaling.impute(rows, mean) if contract.scaling == "none" else scaling.apply(rows, mean, std)
-            scaled.append(torch.from_numpy(filled))
+            scaled.append(torch.from_numpy(filled).to(self._flat.dtype))
         self._features, self._held_out_features = scaled
         self._scaled_by = standardization
 
@@ -142,7 +142,7 @@ class Learner:
                 self._module(self._held_out_features[start : start + _EVALUATION_BATCH])
                 for start in range(0, len(self._held_out_features), _EVALUATION_BATCH)
             ]
-        predictions = torch.cat(outputs).numpy()
+        predictions = torch.cat(outputs).float().numpy()
         classes = models.outputs(self._plan.data)
         records = len(self._held_out_labels)
         shape = (records,) if classes == 1 else (records, classes)
@@ -160,7 +160,7 @@ class Learner:
         for rows in _batches(len(self._features), self._plan, generator):
             for run in gradients:
                 run.zero_()
-            torch.autograd.backward(loss(module(self._features[rows]), self._labels[rows]))
+            torch.autograd.backward(loss(module(self._features[rows]).float(), self._labels[rows]))
             for param, gradient in views:
                 if param.grad is not gradient:  # study code put another tensor there, or took it away
                     _ = gradient.zero_() if param.grad is None else gradient.copy_(param.grad)
@@ -183,11 +183,11 @@ class Learner:
 
     def _subtract(self, base: int) -> None:
         vector = self._assignment.vector
-        piece = np.empty(min(_PIECE, len(vector)), np.float32)
+        piece = np.empty(min(_PIECE, len(vector)), vector.dtype)
         for start in range(0, len(vector), _PIECE):
-            part = vector[start : start + _PIECE]
-            _read(base, piece[: len(part)].data.cast("B"), self._offset + 4 * start)
-            part -= piece[: len(part)]
+            part, before = vector[start : start + _PIECE], piece[: len(vector) - start]
+            _read(base, before.view(np.uint8).data, self._offset + vector.itemsize * start)
+            np.subtract(part, before, out=part)
 
 
 def _module(assignment: Assignment) -> nn.Module:

@@ -7,8 +7,10 @@
     cnn        a square grey image, given as its row-major pixels; per width of `hidden` a 3 x 3
                convolution, GroupNorm, ReLU and pooling by two, then one linear layer
 
-A model's arrays are its float32 parameters and buffers in `state_dict` order, an array that has two
-names under its first. Integer buffers (BatchNorm's counter) stay at the site.
+A model's arrays are its floating parameters and buffers in `state_dict` order, an array that has two names
+under its first. They have one dtype: float32, float16 or bfloat16. Integer buffers (BatchNorm's counter) stay at
+the site, and start anew in each round. An array that is not trained (`requires_grad` is false, and training leaves
+it as it is) has an update of zeros.
 
 References:
     Cox. Regression Models and Life-Tables. J R Stat Soc B, 1972; ties as in Breslow's discussion of it.
@@ -19,6 +21,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -31,12 +34,24 @@ from wardround.codec.tensors import Manifest, TensorSpec
 from wardround.errors import CodecError
 from wardround.protocol.plan import BuiltinModel
 
-__all__ = ["Loss", "arrays", "build", "cox_loss", "initial_params", "loss_of", "manifest_of", "outputs"]
+__all__ = [
+    "Loss",
+    "array_of",
+    "arrays",
+    "build",
+    "cox_loss",
+    "flat_tensor",
+    "initial_params",
+    "loss_of",
+    "manifest_of",
+    "outputs",
+]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From a model's output and the labels of a batch to a scalar."""
 
 _CNN_CHANNELS = (8, 16)
+_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _FITTING = {
     "logistic": ("binary", "multiclass"),
     "linear": ("number",),
@@ -57,6 +72,10 @@ def build(model: BuiltinModel, contract: DataContract) -> nn.Module:
     Raises:
         CodecError: The model does not fit the contract's outcome or width.
     """
+    return _built(model, contract).to(getattr(torch, model.dtype))
+
+
+def _built(model: BuiltinModel, contract: DataContract) -> nn.Module:
     outcome = contract.label.outcome
     if outcome not in _FITTING[model.name]:
         raise CodecError(f"a {model.name} model learns {' or '.join(_FITTING[model.name])}, not {outcome}")
@@ -80,7 +99,7 @@ def build(model: BuiltinModel, contract: DataContract) -> nn.Module:
             return _convolutional(width, model.hidden or _CNN_CHANNELS, last)
 
 
-def initial_params(model: BuiltinModel, contract: DataContract, seed: int) -> dict[str, npt.NDArray[np.float32]]:
+def initial_params(model: BuiltinModel, contract: DataContract, seed: int) -> dict[str, npt.NDArray[np.floating]]:
     """Arrays to start a study from; the same seed gives the same arrays.
 
     Raises:
@@ -89,25 +108,29 @@ def initial_params(model: BuiltinModel, contract: DataContract, seed: int) -> di
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build(model, contract)
-    return {name: tensor.detach().numpy() for name, tensor in arrays(module).items()}
+    return {name: array_of(tensor) for name, tensor in arrays(module).items()}
 
 
 def arrays(module: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors that travel, themselves and not copies of them, by name in `state_dict` order.
 
     Raises:
-        CodecError: Some parameter or buffer is floating or complex, but not float32.
+        CodecError: Some parameter or buffer is of another floating dtype than the others, or than these three.
     """
     found: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
+    dtype: torch.dtype | None = None
     for name, tensor in module.state_dict(keep_vars=True).items():
         if not isinstance(tensor, torch.Tensor) or id(tensor) in seen:
             continue
-        if tensor.dtype == torch.float32:
+        if tensor.is_floating_point() or tensor.is_complex():
+            dtype = dtype or tensor.dtype
+            if tensor.dtype not in _DTYPES or tensor.dtype != dtype:
+                raise CodecError(
+                    f"array {name!r} is {tensor.dtype}: a model's arrays are all float32, or all float16 or bfloat16"
+                )
             seen.add(id(tensor))
             found[name] = tensor
-        elif tensor.is_floating_point() or tensor.is_complex():
-            raise CodecError(f"array {name!r} is {tensor.dtype}: a model's arrays must be float32; call .float() on it")
     return found
 
 
@@ -115,9 +138,28 @@ def manifest_of(module: nn.Module) -> Manifest:
     """Names, shapes and dtypes of a module's arrays.
 
     Raises:
-        CodecError: Some parameter or buffer is floating or complex, but not float32.
+        CodecError: Some parameter or buffer is of another floating dtype than the others, or than these three.
     """
-    return tuple(TensorSpec(name, tuple(tensor.shape), "float32") for name, tensor in arrays(module).items())
+    return tuple(
+        TensorSpec(name, tuple(tensor.shape), _DTYPES[tensor.dtype]) for name, tensor in arrays(module).items()
+    )
+
+
+def flat_tensor(vector: npt.NDArray[np.floating]) -> torch.Tensor:
+    """The same memory as a tensor; torch and numpy share no bfloat16, so that goes by its bits."""
+    if vector.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(vector.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(vector)
+
+
+def array_of(tensor: torch.Tensor) -> npt.NDArray[np.floating]:
+    """A copy as an array of the same dtype."""
+    plain = tensor.detach().contiguous()
+    if plain.dtype == torch.bfloat16:
+        plain = plain.view(torch.int16)
+    dtype = ml_dtypes.bfloat16 if tensor.dtype == torch.bfloat16 else None
+    found: npt.NDArray[np.floating] = plain.numpy().copy().view(dtype) if dtype else plain.numpy().copy()
+    return found
 
 
 def loss_of(outcome: str) -> Loss:

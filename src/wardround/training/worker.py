@@ -203,14 +203,15 @@ class PytorchWorker:
         # Through reads into one small buffer: mapping the file would count its pages as the node's too.
         self._check_form(update)
         digest = hashlib.sha256(self._header)
-        length = (self._size - len(self._header)) // 4
-        piece = np.empty(min(length, _PIECE), "<f4")
+        length, dtype = tensors.columns(self._plan.manifest), tensors.flat_dtype(self._plan.manifest)
+        piece = np.empty(min(length, _PIECE), dtype)
         for start in range(0, length, _PIECE):
             part = piece[: length - start]
-            if os.preadv(update, [part.data], len(self._header) + 4 * start) != part.nbytes:
+            data = part.view(np.uint8).data
+            if os.preadv(update, [data], len(self._header) + dtype.itemsize * start) != part.nbytes:
                 raise TensorMismatchError("the update could not be read to its end")
             tensors.check_finite(part)
-            digest.update(part.data)
+            digest.update(data)
         return BlobRef(Digest(digest.hexdigest()), self._size)
 
 

@@ -98,7 +98,9 @@ def _make(setup: Setup, files: list[int]) -> Learner:
         features=features,
         labels=labels.reshape(count, setup.labels) if setup.labels > 1 else labels,
         held_out=held_out,
-        vector=np.frombuffer(mmap.mmap(update, 0), np.float32, offset=len(tensors.header(plan.manifest))),
+        vector=np.frombuffer(
+            mmap.mmap(update, 0), tensors.flat_dtype(plan.manifest), offset=len(tensors.header(plan.manifest))
+        ),
         package=mmap.mmap(package[0], 0, access=mmap.ACCESS_READ)[:] if package else b"",
     )
     for file in files:
