@@ -20,6 +20,7 @@ from wardround.protocol import events as happened
 from wardround.protocol import messages
 from wardround.protocol import plan as plans
 from wardround.protocol import study as studies
+from wardround.protocol.agenda import quorum_of
 from wardround.protocol.events import StudyEvent, StudyProposed
 from wardround.protocol.messages import Decision, Proposal, StudyStatus
 from wardround.protocol.plan import CodePackage, Plan, SignedPlan
@@ -87,7 +88,7 @@ class Studies:
                 title=plan.title,
                 researcher=plan.researcher,
                 participants=plan.participants,
-                min_participants=plan.min_participants,
+                min_participants=quorum_of(plan),
                 expires=plan.expires,
             )
             # A conflict means that the same plan was sent twice at once.

@@ -3,6 +3,8 @@
 import msgspec
 import numpy as np
 import pytest
+from tests.simulation import fakes
+from tests.simulation.bench import Bench
 from tests.unit.services.test_secure_rounds import ROSTER, declared
 from tests.unit.services.test_secure_rounds import table as table_of
 
@@ -116,3 +118,19 @@ def test_a_node_refuses_a_group_that_its_plan_does_not_give(lie, monkeypatch):
     done = wardround.simulate(wardround.Study(plan, study().initial, None), tables)
     assert done.status.phase == "stopped"
     assert "cohorts were abandoned" in done.status.reason or "are there" in done.status.reason
+
+
+def test_a_study_whose_groups_cannot_be_filled_any_more_ends_as_refused():
+    made = fakes.make_plan(
+        sites=SITES, quorum=3, rounds=2, scaling="none", server={}, limits={}, expires=fakes.T0 + 5000
+    )
+    made = msgspec.structs.replace(
+        made,
+        secure=msgspec.structs.replace(SECURE, roster=fakes.ROSTER),
+        aggregation=Aggregation(rule="median", hostile=1),
+    )
+    on = Bench()
+    status = on.propose(made)
+    status = on.decide(SITES[0], "refuse", status.study)
+    assert status.phase == "refused"
+    assert "the plan needs 9" in status.reason
