@@ -14,6 +14,10 @@ study's statistics), and joins another one over the same content only if one of 
     (4) Or whatever list of survivors might have been opened differs from the new list by nothing or by at
         least `minimum` members.
 
+And never with another discount. Sums over the same content and the same members, in which staleness weighs each
+member otherwise each time, are equations that can be solved for one member's vector; so a member joins no cohort in
+which its own discount is another than in an earlier one over the same content.
+
 With n members, threshold t = floor(2 n / 3) + 1, u of them included and at most n - t colluders, (3) needs
 ``(u - t + 1) + (n - t)`` members that void.
 """
@@ -27,13 +31,14 @@ from wardround.ids import SiteId
 from wardround.secagg.member import Member
 from wardround.secagg.terms import Terms
 
-__all__ = ["Earlier", "content_of", "earlier_of", "isolates", "voids_needed"]
+__all__ = ["Earlier", "content_of", "discount_of", "earlier_of", "isolates", "voids_needed"]
 
 
 class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A cohort that a member sent its masked vector for.
 
-    `members` is its size n; `included` is U1; `survivors` is U2 when the member signed one, else empty.
+    `members` is its size n; `included` is U1; `survivors` is U2 when the member signed one, else empty. `discount`
+    is what staleness left of the member's own weight.
     """
 
     transcript: bytes
@@ -42,6 +47,7 @@ class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     threshold: int
     included: tuple[SiteId, ...]
     survivors: tuple[SiteId, ...] = ()
+    discount: float = 1.0
 
 
 def content_of(agreed: Terms, site: SiteId) -> bytes:
@@ -67,7 +73,13 @@ def earlier_of(state: Member) -> Earlier:
         threshold=state.terms.threshold,
         included=tuple(entry.site for entry in state.included),
         survivors=tuple(entry.site for entry in survivors),
+        discount=discount_of(state.terms, state.site),
     )
+
+
+def discount_of(agreed: Terms, site: SiteId) -> float:
+    """What staleness leaves of the weight of `site`."""
+    return agreed.discounts[agreed.members.index(site)]
 
 
 def voids_needed(earlier: Earlier) -> int:

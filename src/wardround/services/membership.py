@@ -143,6 +143,9 @@ class Membership:
         terms.check(step)
         nonce = self.nonce(task.run, self.trained(task, step, plan))
         past = self._left(task, step)
+        own = isolation.discount_of(step, self._site)
+        if any(one.discount != own for one in self._earlier(self._content(step))):
+            raise PeerProtocolError("what this site sent before would be weighed otherwise in this cohort")
         voided = [one.transcript for one in self._earlier(self._content(step)) if not one.survivors]
         expected = self._expected(task, step, plan)
         state = member.join(

@@ -3,6 +3,7 @@
 import random
 
 import msgspec
+import numpy as np
 import pytest
 from tests.simulation import fakes
 
@@ -11,7 +12,7 @@ from wardround.errors import PeerProtocolError, PolicyError, SignatureError
 from wardround.ids import Digest
 from wardround.protocol import plan as plans
 from wardround.protocol.messages import CohortTask, PairTask
-from wardround.protocol.plan import SecureAggregation
+from wardround.protocol.plan import Asynchronous, SecureAggregation
 from wardround.protocol.policy import SitePolicy
 from wardround.protocol.secure import cohort_terms, epoch_of, secure_terms
 from wardround.secagg import cohort as cohorts
@@ -359,3 +360,60 @@ def test_a_run_of_another_study_is_refused(world):
     agreed = world.terms(run=f"{'9' * 64}.1")
     with pytest.raises(PeerProtocolError):
         world.react("angus", agreed, Invitation(agreed))
+
+
+def asynchronous(world):
+    """The same world with a plan that takes late updates."""
+    late = Asynchronous(buffer=3, max_staleness=2)
+    training = msgspec.structs.replace(world.plan.training, rounds=3, asynchronous=late)
+    world.plan = msgspec.structs.replace(world.plan, training=training)
+    world.study = plans.study_id(world.plan)
+    world.run = f"{world.study}.1"
+    return world
+
+
+def late_terms(world, number, trained, members=SITES, **changes):
+    """Terms of a round's cohort in which each member has trained for the round that `trained` says."""
+    nonces = {site: world.sites[site].membership.nonce(world.run, trained[site]) for site in members}
+    discounts = {site: float((1 + number - trained[site]) ** -0.5) for site in members}
+    made = world.terms(members, number=number, **changes)
+    return msgspec.structs.replace(
+        made,
+        nonces=tuple(nonces[site] for site in made.members),
+        discounts=tuple(discounts[site] for site in made.members),
+    )
+
+
+def test_late_members_join_with_the_discount_that_their_own_nonce_gives(world):
+    asynchronous(world)
+    trained = dict(zip(SITES, (2, 3, 4, 4, 4), strict=True))
+    assert world.play(late_terms(world, 4, trained)).stage == "opened"
+
+
+@pytest.mark.parametrize("lie", [1.0, 0.5, 1e-9])
+def test_a_discount_that_the_plan_does_not_give_is_refused(world, lie):
+    asynchronous(world)
+    true = late_terms(world, 4, dict.fromkeys(SITES, 3))
+    told = msgspec.structs.replace(true, discounts=(lie, *true.discounts[1:]))
+    with pytest.raises(PeerProtocolError):
+        world.react(SITES[0], told, Invitation(told))
+
+
+def test_an_update_beyond_the_plans_staleness_is_in_no_cohort(world):
+    asynchronous(world)
+    late = late_terms(world, 4, dict.fromkeys(SITES, 1))
+    with pytest.raises(PeerProtocolError, match="nonce"):
+        world.react("angus", late, Invitation(late))
+
+
+def test_the_same_updates_weighed_otherwise_each_time_would_be_equations_and_are_refused(world):
+    """With as many rounds as members, and a discount that changes for each, a hub could solve for every update."""
+    asynchronous(world)
+    trained = dict(zip(SITES, (2, 2, 3, 3, 3), strict=True))
+    weights = [[float((1 + number - trained[site]) ** -0.5) for site in SITES[1:3]] for number in (3, 4)]
+    assert abs(np.linalg.det(np.array(weights))) > 0.01, "two rounds would tell two groups of members apart"
+    assert world.play(late_terms(world, 3, trained)).stage == "opened"
+    again = late_terms(world, 4, trained)
+    for site in SITES:
+        with pytest.raises(PeerProtocolError, match="weighed otherwise"):
+            world.react(site, again, Invitation(again))
