@@ -14,9 +14,10 @@ study's statistics), and joins another one over the same content only if one of 
     (4) Or whatever list of survivors might have been opened differs from the new list by nothing or by at
         least `minimum` members.
 
-And never with another discount. Sums over the same content and the same members, in which staleness weighs each
-member otherwise each time, are equations that can be solved for one member's vector; so a member joins no cohort in
-which its own discount is another than in an earlier one over the same content.
+In asynchronous training members bring updates of different rounds, and a hub could put one member's new update
+beside the old ones of all others, or weigh the same updates otherwise each time and solve the equations. There an
+update goes into cohorts of one round only, with one discount, and beside members whose nonces (which stand for
+their updates) are those of before: see `is_used`.
 
 With n members, threshold t = floor(2 n / 3) + 1, u of them included and at most n - t colluders, (3) needs
 ``(u - t + 1) + (n - t)`` members that void.
@@ -31,14 +32,14 @@ from wardround.ids import SiteId
 from wardround.secagg.member import Member
 from wardround.secagg.terms import Terms
 
-__all__ = ["Earlier", "content_of", "discount_of", "earlier_of", "isolates", "voids_needed"]
+__all__ = ["Earlier", "content_of", "earlier_of", "is_used", "isolates", "voids_needed"]
 
 
 class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A cohort that a member sent its masked vector for.
 
     `members` is its size n; `included` is U1; `survivors` is U2 when the member signed one, else empty. `discount`
-    is what staleness left of the member's own weight.
+    is what staleness left of the member's own weight, `place` the run and round, `nonces` go with `included`.
     """
 
     transcript: bytes
@@ -48,6 +49,8 @@ class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     included: tuple[SiteId, ...]
     survivors: tuple[SiteId, ...] = ()
     discount: float = 1.0
+    place: str = ""
+    nonces: tuple[bytes, ...] = ()
 
 
 def content_of(agreed: Terms, site: SiteId) -> bytes:
@@ -73,13 +76,29 @@ def earlier_of(state: Member) -> Earlier:
         threshold=state.terms.threshold,
         included=tuple(entry.site for entry in state.included),
         survivors=tuple(entry.site for entry in survivors),
-        discount=discount_of(state.terms, state.site),
+        discount=state.terms.discounts[state.terms.members.index(state.site)],
+        place=_place(state.terms),
+        nonces=tuple(_nonces(state.terms)[entry.site] for entry in state.included),
     )
 
 
-def discount_of(agreed: Terms, site: SiteId) -> float:
-    """What staleness leaves of the weight of `site`."""
-    return agreed.discounts[agreed.members.index(site)]
+def is_used(earlier: Earlier, agreed: Terms, site: SiteId) -> bool:
+    """Whether a late update of `site` that was sent for the earlier cohort must not be sent for this one."""
+    known = _nonces(agreed)
+    others = zip(earlier.included, earlier.nonces, strict=False)
+    return (
+        earlier.place != _place(agreed)
+        or earlier.discount != agreed.discounts[agreed.members.index(site)]
+        or any(known.get(other, nonce) != nonce for other, nonce in others)
+    )
+
+
+def _place(agreed: Terms) -> str:
+    return f"{agreed.run}/{agreed.number}"
+
+
+def _nonces(agreed: Terms) -> dict[SiteId, bytes]:
+    return dict(zip(agreed.members, agreed.nonces, strict=True))
 
 
 def voids_needed(earlier: Earlier) -> int:

@@ -143,9 +143,7 @@ class Membership:
         terms.check(step)
         nonce = self.nonce(task.run, self.trained(task, step, plan))
         past = self._left(task, step)
-        own = isolation.discount_of(step, self._site)
-        if any(one.discount != own for one in self._earlier(self._content(step))):
-            raise PeerProtocolError("what this site sent before would be weighed otherwise in this cohort")
+        self._check_late(task, step, plan)
         voided = [one.transcript for one in self._earlier(self._content(step)) if not one.survivors]
         expected = self._expected(task, step, plan)
         state = member.join(
@@ -282,6 +280,13 @@ class Membership:
         if step.crowd is UNSET:
             raise PeerProtocolError("the plan deals the sites into groups, and the hub names no crowd")
         return msgspec.structs.replace(step.crowd, group_size=size)
+
+    def _check_late(self, task: CohortTask, step: Terms, plan: Plan) -> None:
+        """In asynchronous training an update is for one round's cohorts, with one discount, beside the same others."""
+        if terms_of(task.run, plan, ()).buffered(task.number) is None:
+            return
+        if any(isolation.is_used(one, step, self._site) for one in self._earlier(self._content(step))):
+            raise PeerProtocolError("this site's update was in a cohort of another round, or beside other updates")
 
     def _paired(self, step: Terms) -> Mapping[SiteId, bytes]:
         self.roster(step.roster)

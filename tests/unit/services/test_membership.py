@@ -415,5 +415,32 @@ def test_the_same_updates_weighed_otherwise_each_time_would_be_equations_and_are
     assert world.play(late_terms(world, 3, trained)).stage == "opened"
     again = late_terms(world, 4, trained)
     for site in SITES:
-        with pytest.raises(PeerProtocolError, match="weighed otherwise"):
+        with pytest.raises(PeerProtocolError, match="another round, or beside"):
             world.react(site, again, Invitation(again))
+
+
+def test_one_members_new_update_beside_the_old_ones_of_all_others_is_refused(world):
+    """The difference of two such sums would be that member's alone."""
+    asynchronous(world)
+    first = dict(zip(SITES, (3, 3, 3, 3, 3), strict=True))
+    world.play(late_terms(world, 4, first), stages=("sharing", "masking"))
+    second = late_terms(world, 4, first | {SITES[4]: 4}, attempt=2)
+    for site in SITES[:4]:
+        with pytest.raises(PeerProtocolError, match="another round, or beside"):
+            world.react(site, second, Invitation(second))
+
+
+def test_a_cohort_of_the_same_late_updates_is_submitted_again_in_its_round(world):
+    asynchronous(world)
+    trained = dict(zip(SITES, (2, 3, 4, 4, 4), strict=True))
+    world.play(late_terms(world, 4, trained), stages=("sharing", "masking"))
+    assert world.play(late_terms(world, 4, trained, attempt=2)).stage == "opened"
+
+
+def test_another_run_of_an_asynchronous_study_over_the_same_model_is_refused(world):
+    asynchronous(world)
+    assert world.play(late_terms(world, 2, dict.fromkeys(SITES, 2))).stage == "opened"
+    world.run = f"{world.study}.2"
+    again = late_terms(world, 2, dict.fromkeys(SITES, 2))
+    with pytest.raises(PeerProtocolError, match="another round, or beside"):
+        world.react("angus", again, Invitation(again))
