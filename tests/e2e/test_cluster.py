@@ -32,7 +32,7 @@ def read(tmp_path_factory):
     blobs = FolderBlobs(tmp_path_factory.mktemp("hub"))
     generator = np.random.default_rng(1)  # noqa: TID251, seeded
     refs = [blobs.put(HEAD + generator.standard_normal(WIDTH, dtype=np.float32).tobytes()) for _ in range(SITES)]
-    return updates._Columns(blobs, tuple(ref.digest for ref in refs), len(HEAD), WIDTH)
+    return updates._Columns(blobs, tuple(ref.digest for ref in refs), len(HEAD), WIDTH, np.dtype(np.float32))
 
 
 def combined(read, rule, pool):
@@ -56,7 +56,7 @@ def test_a_cluster_gives_the_bytes_that_threads_give(cluster, read, rule):
 
 
 def test_an_error_in_a_task_is_the_tasks_own(cluster, read):
-    missing = updates._Columns(read.blobs, ("0" * 64,), len(HEAD), WIDTH)
+    missing = updates._Columns(read.blobs, ("0" * 64,), len(HEAD), WIDTH, read.dtype)
     with pytest.raises(NotFoundError):
         list(cluster.map(missing, [0]))
 
