@@ -59,7 +59,7 @@ def _combine(rule, rows, pool):
 
     def products(start):
         if not hasattr(local, "scratch"):
-            local.scratch = np.empty((len(rows) + 1, geometry.BLOCK), np.float32)
+            local.scratch = np.empty((geometry.scratch_rows(len(rows)), geometry.BLOCK), np.float32)
         return geometry.centred_gram([row[start : start + CHUNK] for row in rows], local.scratch)
 
     found = None

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCK", "Geometry", "centred_gram", "is_resolved"]
+__all__ = ["BLOCK", "Geometry", "centred_gram", "is_resolved", "scratch_rows"]
 
 BLOCK = 32 * 1024
 """Columns that are centred and multiplied at a time."""
@@ -76,6 +76,11 @@ class Geometry:
         return Geometry(lifted @ self.gram @ lifted.T)
 
 
+def scratch_rows(count: int) -> int:
+    """Rows of scratch for `count` updates and zero: a multiple of 8, where matrix libraries are twice as fast."""
+    return -(-(count + 1) // 8) * 8
+
+
 def centred_gram(
     chunks: Sequence[npt.NDArray[np.floating]], scratch: npt.NDArray[np.floating] | None = None
 ) -> _Matrix:
@@ -83,7 +88,8 @@ def centred_gram(
 
     Args:
         chunks: One per update, each of shape=(columns,).
-        scratch: float32 or float64, shape=(n + 1, BLOCK), which decides the precision of products; overwritten.
+        scratch: float32 or float64, shape=(scratch_rows(n), BLOCK), which decides the precision of products;
+            overwritten.
 
     Returns:
         float64, shape=(n + 1, n + 1). Not finite where products overflow.
@@ -94,19 +100,20 @@ def centred_gram(
     if not chunks or any(chunk.shape != chunks[0].shape for chunk in chunks):
         raise ValueError("expected at least one update, all of one length")
     count, columns = len(chunks), chunks[0].size
-    scratch = np.empty((count + 1, BLOCK), np.float32) if scratch is None else scratch
-    total = np.zeros((count + 1, count + 1))
+    scratch = np.empty((scratch_rows(count), BLOCK), np.float32) if scratch is None else scratch
+    scratch[count + 1 :] = 0.0
+    total = np.zeros((len(scratch), len(scratch)))
     with np.errstate(over="ignore", invalid="ignore"):
         shares = _shortest_half([chunk[:BLOCK] for chunk in chunks]).astype(scratch.dtype)
         for start in range(0, columns, BLOCK):
             points = scratch[:, : min(BLOCK, columns - start)]
             for place, chunk in enumerate(chunks):
                 points[place] = chunk[start : start + BLOCK]
-            centre = shares @ points[:-1]
-            points[:-1] -= centre
-            np.negative(centre, out=points[-1])
+            centre = shares @ points[:count]
+            points[:count] -= centre
+            np.negative(centre, out=points[count])
             total += points @ points.T
-    return total
+    return total[: count + 1, : count + 1]
 
 
 def is_resolved(gram: _Matrix) -> bool:
@@ -130,7 +137,7 @@ def is_resolved(gram: _Matrix) -> bool:
 
 def _shortest_half(blocks: Sequence[npt.NDArray[np.floating]]) -> _Matrix:
     """Weights of a mean over the updates that are no longer than the median one."""
-    lengths = np.array([np.dot(wide, wide) for wide in (block.astype(np.float64) for block in blocks)])
+    lengths = np.array([np.dot(block, block) for block in blocks], np.float64)
     place = (len(blocks) - 1) // 2
     short = lengths <= np.partition(lengths, place)[place]
     shares: _Matrix = short / short.sum()

@@ -26,6 +26,9 @@ from wardround.errors import TensorMismatchError
 
 __all__ = ["sum_vectors", "weighted_sum", "weights"]
 
+_BLOCK = 64 * 1024
+"""Columns at a time, so that sum and term stay in a cache near the core."""
+
 
 def weights(records: Sequence[int]) -> list[float]:
     """Each site's share of all records, ``n_i / N``, rounded once.
@@ -63,12 +66,14 @@ def weighted_sum(
     if any(chunk.shape != out.shape for chunk in chunks) or scratch.shape != out.shape:
         raise ValueError("chunks, out and scratch must have one shape")
     # float32 is widened by a copy of its own: multiplying in one step would round in float32.
-    np.copyto(out, chunks[0])
-    np.multiply(out, weights[0], out=out)
-    for chunk, weight in zip(chunks[1:], weights[1:], strict=True):
-        np.copyto(scratch, chunk)
-        np.multiply(scratch, weight, out=scratch)
-        np.add(out, scratch, out=out)
+    for start in range(0, out.size, _BLOCK):
+        total, term = out[start : start + _BLOCK], scratch[start : start + _BLOCK]
+        np.copyto(total, chunks[0][start : start + _BLOCK])
+        np.multiply(total, weights[0], out=total)
+        for chunk, weight in zip(chunks[1:], weights[1:], strict=True):
+            np.copyto(term, chunk[start : start + _BLOCK])
+            np.multiply(term, weight, out=term)
+            np.add(total, term, out=total)
 
 
 def sum_vectors(vectors: Sequence[npt.NDArray[np.floating]]) -> npt.NDArray[np.float64]:

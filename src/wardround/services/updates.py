@@ -104,7 +104,7 @@ class _Products:
         moved = [now(start)[0] - then(start)[0] for then, now in self.drifts]
         chunks = [*self.read(start), *moved]
         dtype = np.float64 if self.is_wide else np.float32
-        scratch = _workspace().rows("gram", (len(chunks) + 1, geometry.BLOCK), dtype)
+        scratch = _workspace().rows("gram", (geometry.scratch_rows(len(chunks)), geometry.BLOCK), dtype)
         return geometry.centred_gram(chunks, scratch)
 
 

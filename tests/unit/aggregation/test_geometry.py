@@ -19,7 +19,7 @@ def updates(count, columns, seed, *, offset=0.0):
 
 
 def measured(rows, dtype=np.float32):
-    scratch = np.empty((len(rows) + 1, BLOCK), dtype)
+    scratch = np.empty((geometry.scratch_rows(len(rows)), BLOCK), dtype)
     return Geometry(geometry.centred_gram(list(rows), scratch))
 
 

@@ -25,7 +25,7 @@ def updates(count, width, seed):
 
 
 def geometry_of(rows):
-    return Geometry(geometry.centred_gram(list(rows), np.empty((len(rows) + 1, BLOCK))))
+    return Geometry(geometry.centred_gram(list(rows), np.empty((geometry.scratch_rows(len(rows)), BLOCK))))
 
 
 def combined(rule, rows, records=None, seed=SEED):

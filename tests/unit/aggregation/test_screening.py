@@ -10,7 +10,7 @@ from wardround.aggregation.geometry import BLOCK, Geometry
 
 
 def geometry_of(rows):
-    return Geometry(geometry.centred_gram(list(rows), np.empty((len(rows) + 1, BLOCK))))
+    return Geometry(geometry.centred_gram(list(rows), np.empty((geometry.scratch_rows(len(rows)), BLOCK))))
 
 
 def updates(count, seed):
