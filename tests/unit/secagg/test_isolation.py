@@ -1,8 +1,10 @@
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.secagg.parties import make_terms, nonce_of
 
 from wardround.secagg import isolation
 from wardround.secagg.isolation import Earlier
@@ -61,3 +63,21 @@ def test_a_cohort_that_can_never_be_opened_does_not_count():
     assert isolation.isolates(one, "abcde", voided_by="ab", minimum=3)
     assert not isolation.isolates(one, "abcde", voided_by="abc", minimum=3)
     assert isolation.isolates(one, "abcde", voided_by="abxyz", minimum=3)  # who was not in it has nothing to void
+
+
+USED = {
+    "another round": {"number": 5},
+    "another run": {"run": "other.1"},
+    "another weight": {"discounts": (0.5, *(1.0,) * 4)},
+    "another update of somebody else": {"nonces": tuple(nonce_of(site, salt=site == "e") for site in SITES[:5])},
+}
+
+
+@pytest.mark.parametrize("changes", USED.values(), ids=USED)
+def test_a_late_update_is_used_where_round_weight_or_anybodys_update_is_another(changes):
+    sent = make_terms(SITES[:5], discounts=(1.0,) * 5)
+    one = earlier(SITES[:5])
+    one = msgspec.structs.replace(one, place=f"{sent.run}/{sent.number}", nonces=sent.nonces)
+    assert not isolation.is_used(one, sent, "a")
+    assert not isolation.is_used(one, make_terms(SITES[:4], discounts=(1.0,) * 4), "a"), "somebody may be missing"
+    assert isolation.is_used(one, make_terms(SITES[:5], **{"discounts": (1.0,) * 5} | changes), "a")
