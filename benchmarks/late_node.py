@@ -19,9 +19,14 @@ class _Delayed:
     def __init__(self, inner):
         self._inner = inner
 
-    def perform(self, number, kind, base, standardization):
+    @property
+    def memory(self):
+        """The inner worker's."""
+        return self._inner.memory
+
+    def perform(self, number, kind, base, standardization, control=""):
         """Train, and wait."""
-        done = self._inner.perform(number, kind, base, standardization)
+        done = self._inner.perform(number, kind, base, standardization, control)
         if kind == "train":
             time.sleep(_seconds * _factor)
         return done

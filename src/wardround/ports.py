@@ -255,6 +255,18 @@ class Files(Protocol):
         """An open file's bytes ``[start, stop)`` in pieces of `size`; each is valid until the next is asked for."""
         ...
 
+    def remember(self, scope: str, number: int, descriptor: int) -> None:
+        """Keep an open file's content as what is remembered after round `number`; durable, or `StorageFullError`."""
+        ...
+
+    def recall(self, scope: str, number: int, descriptor: int) -> None:
+        """Fill an open file with what is remembered after round `number`, or zeros; forget what other rounds left."""
+        ...
+
+    def forget(self, scope: str, *, but_the_last: bool = False) -> None:
+        """Forget what is remembered of `scope`."""
+        ...
+
     def keep(self, scope: str, pieces: Iterable[memoryview]) -> tuple[int, BlobRef]:
         """Write pieces one after another into the one private file of `scope`: its open descriptor, and its content.
 
@@ -298,7 +310,12 @@ class Trained:
 class Worker(Protocol):
     """A resident process of one run, with the run's records inside it."""
 
-    def perform(self, number: int, kind: Kind, base: str, standardization: bytes) -> Trained:
+    @property
+    def memory(self) -> int | None:
+        """The open file in which `perform` finds, and leaves, what the site remembers; None where that is nothing."""
+        ...
+
+    def perform(self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "") -> Trained:
         """Evaluate the model in file `base`, then train from it when `kind` is "train".
 
         Args:
@@ -306,6 +323,7 @@ class Worker(Protocol):
             kind: "train" or "evaluate".
             base: Path of a safetensors file with the plan's manifest.
             standardization: The global statistics' file, or empty where there are none.
+            control: Path of the hub's control variate, float32 as long as the model, or empty where there is none.
 
         Raises:
             TrainingError: The code failed or broke a limit; the process is gone, the next call starts another.

@@ -362,7 +362,7 @@ def test_closing_ends_the_process_and_its_children(tmp_path):
     worker.close()
     worker.close()
     assert gone(process)
-    assert open_files() == files - 4  # channel, lifeline, update, records
+    assert open_files() == files - 5  # channel, lifeline, update, records, memory
     with pytest.raises(ValueError, match="closed"):
         worker.perform(1, "evaluate", base_of(tmp_path), b"")
 

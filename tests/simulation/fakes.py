@@ -169,6 +169,9 @@ class FakeFiles:
         for place in range(start, stop, size):
             yield memoryview(self.outputs[descriptor][place : min(place + size, stop)])
 
+    def forget(self, scope, *, but_the_last=False):
+        pass
+
     def keep(self, scope, pieces):
         data = b"".join(bytes(piece) for piece in pieces)
         self.outputs[scope] = data
@@ -181,7 +184,9 @@ class FakeWorker:
     def __init__(self, plan, site, files, ran):
         self._plan, self._site, self._files, self._ran = plan, site, files, ran
 
-    def perform(self, number, kind, base, standardization):
+    memory = None
+
+    def perform(self, number, kind, base, standardization, control=""):
         self._ran(self._plan)
         data = self._files.bytes_of(base)
         evaluation = Evaluation(2, {"auc": 0.5, "undefined": None})

@@ -8,6 +8,12 @@ With the mean update ``d`` of step ``t = 1, 2, ...``, params ``x`` and server le
     fedadagrad   v = v + d**2
     fedadam      v = beta2 * v + (1 - beta2) * d**2
     fedyogi      v = v - (1 - beta2) * d**2 * sign(v - d**2)
+    feddyn       h = h + share * d;   x += d + h
+    scaffold     x += lr * d;   c = c - share * (c + d / (K * local_rate))
+
+Of the last two, ``share`` is how many of all sites are in the mean, and the other half is at the sites
+(`wardround.training.local`). ``h`` is the paper's, divided by ``-alpha``. SCAFFOLD's mean change of the
+sites' control variates follows from ``d`` where every site made K steps of plain SGD, so it need not be sent.
 
 ``m`` starts at 0 and ``v`` at ``tau**2``; nothing is corrected for bias, as in the paper. The state
 before step 1 is therefore no file of zeros: at step 1 a rule does not read its state vectors, it uses
@@ -21,6 +27,8 @@ that overflow become infinite, and `wardround.codec.tensors.check_finite` tells.
 References:
     Reddi et al. Adaptive Federated Optimization. ICLR 2021. arXiv:2003.00295, Algorithms 1 and 2.
     Hsu, Qi, Brown. Measuring the Effects of Non-Identical Data Distribution. arXiv:1909.06335 (fedavgm).
+    Acar et al. Federated Learning Based on Dynamic Regularization. ICLR 2021. arXiv:2111.04263, Algorithm 1.
+    Karimireddy et al. SCAFFOLD. ICML 2020. arXiv:1910.06378, Algorithm 1 with option II.
 """
 
 from collections.abc import Callable
@@ -29,7 +37,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Apply", "Rule", "build", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedyogi"]
+__all__ = ["Apply", "Rule", "build", "fedadagrad", "fedadam", "fedavg", "fedavgm", "feddyn", "fedyogi", "scaffold"]
 
 Apply = Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.float64], tuple[npt.NDArray[np.float32], ...]], None]
 """Step number from 1, params, mean update, state: params and state change in place."""
@@ -97,6 +105,45 @@ def fedyogi(*, learning_rate: float, beta1: float = 0.9, beta2: float = 0.99, ta
     return _adaptive(
         lambda second, square: second - (1 - beta2) * square * np.sign(second - square), learning_rate, beta1, tau
     )
+
+
+def feddyn(*, share: float) -> Rule:
+    """Dynamic regularization: what the sites' own gradients lack of adding up to zero moves the model, too."""
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
+    def apply(
+        step: int,
+        params: npt.NDArray[np.float32],
+        update: npt.NDArray[np.float64],
+        state: tuple[npt.NDArray[np.float32], ...],
+    ) -> None:
+        _check(step, params, update, state, 1)
+        correction = _before(step, state[0], 0.0) + share * update
+        params[...] = params + update + correction
+        state[0][...] = correction
+
+    return Rule(1, apply)
+
+
+def scaffold(*, learning_rate: float = 1.0, share: float, local_length: float) -> Rule:
+    """Add the mean update, and keep the mean gradient that the sites saw on their way: their control variate.
+
+    `local_length` is K times the local learning rate.
+    """
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
+    def apply(
+        step: int,
+        params: npt.NDArray[np.float32],
+        update: npt.NDArray[np.float64],
+        state: tuple[npt.NDArray[np.float32], ...],
+    ) -> None:
+        _check(step, params, update, state, 1)
+        control = _before(step, state[0], 0.0)
+        params[...] = params + learning_rate * update
+        state[0][...] = control - share * (control + update / local_length)
+
+    return Rule(1, apply)
 
 
 def build(name: str, *, learning_rate: float, momentum: float, beta1: float, beta2: float, tau: float) -> Rule:

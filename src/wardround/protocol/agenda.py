@@ -6,6 +6,7 @@ from wardround.aggregation import robust, staleness
 from wardround.codec import tensors
 from wardround.ids import RunId, SiteId, study_of
 from wardround.protocol.events import RunTerms
+from wardround.protocol.learning import sites_share
 from wardround.protocol.plan import Plan, aggregation_rule, statistics_manifest
 from wardround.protocol.secure import secure_terms
 
@@ -32,6 +33,7 @@ def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
         secure=secure_terms(plan),
         asynchronous=plan.training.asynchronous,
         screening=plan.screening,
+        is_controlled=sites_share(plan.training.local),
     )
 
 

@@ -53,7 +53,10 @@ class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What of the plan decides how a run goes; `update_size` is the exact size of an update's file in bytes."""
+    """What of the plan decides how a run goes; `update_size` is the exact size of an update's file in bytes.
+
+    With `is_controlled`, sites work from the first vector of the server rule's state, too.
+    """
 
     run: RunId
     study: StudyId
@@ -70,6 +73,7 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     secure: SecureTerms | None = None
     asynchronous: Asynchronous | None = None
     screening: Screening | None = None
+    is_controlled: bool = False
 
     def buffered(self, number: int) -> Asynchronous | None:
         """How a round takes late updates: not at all, unless it trains and the plan is asynchronous."""

@@ -28,6 +28,7 @@ __all__ = [
     "CohortTask",
     "Contribution",
     "Decision",
+    "Divergence",
     "Enrolled",
     "Enrolment",
     "Evaluation",
@@ -86,8 +87,9 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What one site is asked to do in one round.
 
     `base` is the model version to evaluate and train from; `standardization` the global mean and
-    standard deviation, once there are any. Their bytes may ride along inline. `notice` is what the site should
-    know, such as that its last update was set aside.
+    standard deviation, once there are any; `control` the hub's control variate, where the algorithm has one.
+    Their bytes may ride along inline. `notice` is what the site should know, such as that its last update was set
+    aside. `counted` is the last round for which this site's update is in an aggregate.
     """
 
     run: RunId
@@ -99,6 +101,9 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     base_inline: bytes = b""
     standardization_inline: bytes = b""
     notice: str = ""
+    control: BlobRef | None = None
+    control_inline: bytes = b""
+    counted: int = 0
 
 
 class CohortTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="cohort"):
@@ -135,11 +140,24 @@ class TaskRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: RunId | None = None
 
 
+class Divergence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A site's last update beside what the model did since: the cosine between them, and both norms."""
+
+    cosine: float | None
+    norm: float
+    aggregate_norm: float
+
+
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the base model does on the site's held-out records; an undefined metric is None, never a number."""
+    """How the base model does on the site's held-out records; an undefined metric is None, never a number.
+
+    `personal` are the metrics of the site's own model, where the plan has one.
+    """
 
     records: int
     metrics: dict[str, float | None]
+    personal: dict[str, float | None] = {}
+    divergence: Divergence | None = None
 
 
 class Contribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -16,7 +16,6 @@ import msgspec
 
 from wardround.aggregation import robust, staleness
 from wardround.aggregation.robust import Mixing, RuleName
-from wardround.aggregation.staleness import Staleness
 from wardround.clinical import contract as data_contract
 from wardround.clinical import summaries
 from wardround.clinical.contract import DataContract
@@ -26,6 +25,8 @@ from wardround.codec.tensors import Manifest
 from wardround.crypto import signing
 from wardround.errors import CodecError
 from wardround.ids import Digest, SiteId, StudyId, digest_name, site_id
+from wardround.protocol import learning
+from wardround.protocol.learning import Asynchronous, Local, Optimizer, ServerRule, Training
 from wardround.secagg.terms import LEAST_MEMBERS
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "BuiltinModel",
     "CodePackage",
     "Limits",
+    "Local",
     "Optimizer",
     "Plan",
     "Screening",
@@ -81,26 +83,6 @@ class CodePackage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     factory: str
 
 
-class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The local optimizer, made anew in each round."""
-
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-
-class ServerRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the hub moves the model along the aggregated update (Reddi et al., arXiv:2003.00295)."""
-
-    name: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
-    learning_rate: float = 1.0
-    momentum: float = 0.9
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
-
-
 class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the sites' updates become one; each rule and what it tolerates: `wardround.aggregation.robust`.
 
@@ -128,38 +110,6 @@ class Screening(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     norm_multiple: float = 10.0
     least_cosine: float = -1.0
     suspend_after: int = 3
-
-
-class Asynchronous(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Buffered asynchronous training (FedBuff): `buffer` updates, each of another site, make a step.
-
-    A site trains on the newest model whenever it is free, and its update counts however late it comes, up to
-    `max_staleness` steps; what its lateness leaves of it is said by `staleness` with `slope` and `grace` (see
-    `wardround.aggregation.staleness`). With `agreement` a late update that is not masked is scaled, too, by how
-    far it agrees with where the model has gone since. A buffer of one is FedAsync.
-    """
-
-    buffer: int
-    staleness: Staleness = "polynomial"
-    slope: float = 0.5
-    grace: int = 4
-    max_staleness: int = 10
-    agreement: bool = True
-
-
-class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Rounds and local work; exactly one of `epochs` and `steps` is positive.
-
-    With `asynchronous`, a round is one step of the hub, of a buffer of updates.
-    """
-
-    rounds: int
-    epochs: int = 1
-    steps: int = 0
-    batch_size: int = 32
-    optimizer: Optimizer = Optimizer()
-    server: ServerRule = ServerRule()
-    asynchronous: Asynchronous | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -250,7 +200,8 @@ def check(plan: Plan) -> None:
         raise CodecError(f"participants must be sorted, each once, and at most {MAX_SITES}")
     if not 1 <= plan.min_participants <= len(plan.participants):
         raise CodecError("min_participants must be between 1 and the number of participants")
-    _check_training(plan.training, plan.limits)
+    learning.check(plan.training, plan.manifest)
+    _check_limits(plan.limits)
     _check_aggregation(plan)
     tensors.flat_dtype(plan.manifest)
     if plan.manifest[0].dtype not in tensors.MODEL_DTYPES or not tensors.columns(plan.manifest):
@@ -346,14 +297,21 @@ def _check_aggregation(plan: Plan) -> None:
         raise CodecError(f"{words} needs min_participants of at least {least}")
     if (settings.rule == "trust") != (settings.reference in plan.participants):
         raise CodecError("reference must be one of the participants with the rule trust, and empty with any other")
+    if plan.training.local.algorithm in {"scaffold", "feddyn"} and settings.rule != "mean":
+        raise CodecError(f"{plan.training.local.algorithm} needs the rule mean: its corrections add up to zero")
     if plan.screening is not None:
         _check_screening(plan.screening)
-    if late is not None and not plan.min_participants <= late.buffer <= len(plan.participants):
-        raise CodecError("buffer must lie between min_participants and the number of participants")
-    if late is not None and not 0 <= late.max_staleness <= MAX_STALENESS:
-        raise CodecError(f"max_staleness must lie between 0 and {MAX_STALENESS}")
+    if late is not None:
+        _check_late(plan, late)
     if plan.secure is not None:
         _check_secure_rule(plan, size)
+
+
+def _check_late(plan: Plan, late: Asynchronous) -> None:
+    if not plan.min_participants <= late.buffer <= len(plan.participants):
+        raise CodecError("buffer must lie between min_participants and the number of participants")
+    if not 0 <= late.max_staleness <= MAX_STALENESS:
+        raise CodecError(f"max_staleness must lie between 0 and {MAX_STALENESS}")
 
 
 def _check_secure_rule(plan: Plan, size: int) -> None:
@@ -377,17 +335,7 @@ def _check_screening(screening: Screening) -> None:
         raise CodecError("suspend_after must be at least 1")
 
 
-def _check_training(training: Training, limits: Limits) -> None:
-    if not 1 <= training.rounds <= 100_000 or (training.epochs > 0) == (training.steps > 0):
-        raise CodecError("training needs 1 to 100,000 rounds, and either epochs or steps (the other 0)")
-    if training.batch_size < 1 or min(training.epochs, training.steps) < 0:
-        raise CodecError("batch_size must be positive, epochs and steps not negative")
-    rates = (training.optimizer.learning_rate, training.server.learning_rate, training.server.tau)
-    if min(rates) <= 0:
-        raise CodecError("learning rates and tau must be positive")
-    betas = (training.server.momentum, training.server.beta1, training.server.beta2, training.optimizer.momentum)
-    if not all(0 <= beta < 1 for beta in betas) or training.optimizer.weight_decay < 0:
-        raise CodecError("momentum and betas must lie in [0, 1), weight_decay be at least 0")
+def _check_limits(limits: Limits) -> None:
     bounds = (limits.max_records, limits.round_timeout_seconds, limits.absence_seconds, limits.patience)
     if min(*bounds, limits.worker_seconds, limits.worker_memory_bytes) <= 0:
         raise CodecError("every limit must be positive")

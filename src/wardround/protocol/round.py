@@ -255,8 +255,13 @@ def _disclosed(secure: SecureTerms, contribution: Contribution) -> str:
 
 
 def _is_finite(contribution: Contribution) -> bool:
-    metrics = contribution.evaluation.metrics.values() if contribution.evaluation else ()
-    return all(math.isfinite(value) for value in (contribution.train_seconds, *metrics) if value is not None)
+    found = contribution.evaluation
+    numbers: list[float | None] = [contribution.train_seconds]
+    if found is not None:
+        numbers += [*found.metrics.values(), *found.personal.values()]
+        apart = found.divergence
+        numbers += [apart.cosine, apart.norm, apart.aggregate_norm] if apart else []
+    return all(math.isfinite(value) for value in numbers if value is not None)
 
 
 def _expected_size(terms: RunTerms, kind: str) -> int:

@@ -65,7 +65,8 @@ class Run:
     this round, `formings` how often they were formed.
     Asynchronous training: `bases` are the models that late updates may have been trained from, by the number of
     the round that began from them; `early` are updates for the buffer after the one being combined; `trained`
-    is the round that each site's last update was trained for. Screening: `norms` are the last rounds' median norms,
+    is the round that each site's last update was trained for, `counted` the same of those that are in an aggregate.
+    Screening: `norms` are the last rounds' median norms,
     `set_aside` how many updates of a site in a row were, `notices` what a site is told with its next task.
     """
 
@@ -89,6 +90,7 @@ class Run:
     bases: dict[int, BlobRef] = field(default_factory=dict)
     early: dict[SiteId, UpdateAccepted] = field(default_factory=dict)
     trained: dict[SiteId, int] = field(default_factory=dict)
+    counted: dict[SiteId, int] = field(default_factory=dict)
     norms: tuple[float, ...] = ()
     set_aside: dict[SiteId, int] = field(default_factory=dict)
     notices: dict[SiteId, str] = field(default_factory=dict)
@@ -187,6 +189,8 @@ def task_for(run: Run, site: SiteId) -> Task | None:
         base=run.model,
         standardization=run.standardization,
         notice=run.notices.get(site, ""),
+        control=run.server_state[0] if run.terms.is_controlled and run.server_state else None,
+        counted=run.counted.get(site, 0),
     )
 
 
@@ -212,6 +216,7 @@ def _evolved(run: Run, event: RunEvent) -> Run:
                 gather_until=event.at + run.terms.round_timeout_seconds,
                 norms=run.norms if event.norm is None else (*run.norms, event.norm)[-MEMORY:],
                 set_aside=_in_a_row(run),
+                counted=run.counted | _in_aggregate(run),
             )
         case UpdateSetAside():
             count = run.set_aside.get(event.site, 0) + 1
@@ -235,6 +240,18 @@ def _in_a_row(run: Run) -> dict[SiteId, int]:
     """Who contributed to the round being combined, and was not set aside, begins anew."""
     contributed = run.round.accepted if run.round else {}
     return {site: count for site, count in run.set_aside.items() if site not in contributed or site in run.notices}
+
+
+def _in_aggregate(run: Run) -> dict[SiteId, int]:
+    """Whose updates the aggregate of the round being combined is made of, and the rounds they were trained for."""
+    if run.round is None or run.round.opened.kind != "train":
+        return {}
+    survivors = {site for group in run.groups.values() for site in group.survivors}
+    return {
+        site: event.trained or event.number
+        for site, event in run.round.accepted.items()
+        if site not in run.notices and (not run.groups or site in survivors)
+    }
 
 
 def _of_round(run: Run, event: RoundOpened) -> Run:

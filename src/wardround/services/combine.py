@@ -18,6 +18,7 @@ from wardround.ids import Digest, SiteId
 from wardround.ports import Blobs, Pool, Upload
 from wardround.protocol.commands import Combined, Failed
 from wardround.protocol.events import UpdateAccepted
+from wardround.protocol.learning import Training
 from wardround.protocol.plan import BlobRef, Plan, statistics_manifest
 from wardround.protocol.run import Run
 from wardround.secagg.cohort import Cohort
@@ -65,7 +66,8 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Co
         else:
             made = updates.aggregate(run, plan, blobs, pool)
         if made.means is not None:
-            model, server_state = _stepped(trained, run, plan, made.means, blobs)
+            share = (_counted(run, cohorts) - len(made.set_aside)) / len(run.terms.sites)
+            model, server_state = _stepped(trained, run, plan, share, made.means, blobs)
         aside, norm = made.set_aside, made.norm
     return Combined(
         number=round_.number,
@@ -112,18 +114,36 @@ def _summed(accepted: list[UpdateAccepted], manifest: Manifest, blobs: Blobs) ->
     return {spec.name: mean.sum_vectors([file[spec.name] for file in files]) for spec in manifest}
 
 
+def _counted(run: Run, cohorts: Sequence[Cohort]) -> int:
+    """How many sites' updates are in the round's aggregate before any was set aside."""
+    if cohorts:
+        return sum(len(cohort.survivors) for cohort in cohorts)
+    return len(run.round.accepted) if run.round else 0
+
+
+def _rule(training: Training, share: float) -> server_rule.Rule:
+    settings, optimizer = training.server, training.optimizer
+    match training.local.algorithm:
+        case "feddyn":
+            return server_rule.feddyn(share=share)
+        case "scaffold":
+            length = training.steps * optimizer.learning_rate
+            return server_rule.scaffold(learning_rate=settings.learning_rate, share=share, local_length=length)
+        case _:
+            return server_rule.build(
+                settings.name,
+                learning_rate=settings.learning_rate,
+                momentum=settings.momentum,
+                beta1=settings.beta1,
+                beta2=settings.beta2,
+                tau=settings.tau,
+            )
+
+
 def _stepped(
-    step: int, run: Run, plan: Plan, means: Iterator[npt.NDArray[np.float64]], blobs: Blobs
+    step: int, run: Run, plan: Plan, share: float, means: Iterator[npt.NDArray[np.float64]], blobs: Blobs
 ) -> tuple[BlobRef, tuple[BlobRef, ...]]:
-    settings = plan.training.server
-    rule = server_rule.build(
-        settings.name,
-        learning_rate=settings.learning_rate,
-        momentum=settings.momentum,
-        beta1=settings.beta1,
-        beta2=settings.beta2,
-        tau=settings.tau,
-    )
+    rule = _rule(plan.training, share)
     head, columns = tensors.header(plan.manifest), tensors.columns(plan.manifest)
     dtype = tensors.flat_dtype(plan.manifest)
     # A step may be too small for half precision to show it, so the params are kept in float32 beside the rule's state.

@@ -175,6 +175,8 @@ class Participant:
         again = Task(run=task.run, study=task.study, number=number, kind=kind, base=base, standardization=statistics)
         held = self._held.get(task.run)
         if held is None or held.task.number != number:
+            if plan.training.local.remembers and kind == "train":
+                raise PolicyError("this site's work of the round was lost in a crash, and cannot be made again")
             return self._hold(again, plan)
         if (held.task.base, held.task.standardization) != (again.base, again.standardization):
             raise PeerProtocolError("the cohort's terms name another model than the one that this site worked from")
@@ -236,8 +238,10 @@ class Participant:
             self._held.pop(run, None)
             worker = self._workers.pop(run, None)
         self._files.keep_only(run, frozenset())
-        if is_over and self._membership is not None:
-            self._membership.close(run)
+        if is_over:
+            self._files.forget(run, but_the_last=True)
+            if self._membership is not None:
+                self._membership.close(run)
         if worker is not None:
             worker.close()
 
@@ -326,9 +330,18 @@ class Participant:
             statistics = self._small(task.standardization, task.run, task.standardization_inline)
             tensors.unpack(statistics, statistics_manifest(plan.data))
             keep.add(task.standardization.digest)
+        control = ""
+        if task.control is not None:
+            control = self._files.fetch(task.control, task.run, self._hub, task.control_inline)
+            keep.add(task.control.digest)
         worker = self._resident(task, plan, table)
+        memory = worker.memory
+        if memory is not None:
+            self._files.recall(task.run, task.counted, memory)
         self._progress("training", task)
-        trained = worker.perform(task.number, task.kind, base, statistics)
+        trained = worker.perform(task.number, task.kind, base, statistics, control)
+        if memory is not None:
+            self._files.remember(task.run, task.number, memory)
         self._files.keep_only(task.run, frozenset(keep))
         return trained
 

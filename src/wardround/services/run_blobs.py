@@ -26,11 +26,11 @@ class RunBlobs:
 
     def with_bytes(self, task: Task) -> Task:
         """The task with its small blobs inline."""
-        statistics = task.standardization
         return msgspec.structs.replace(
             task,
             base_inline=self._small(task.base),
-            standardization_inline=self._small(statistics) if statistics else b"",
+            standardization_inline=self._small(task.standardization) if task.standardization else b"",
+            control_inline=self._small(task.control) if task.control else b"",
         )
 
     def stored(self, site: SiteId, contribution: Contribution, state: Run) -> Contribution:

@@ -3,6 +3,7 @@
 A download goes to ``incoming.part``, which is renamed when its digest is right, so a file under its digest
 is whole. Global models are no patient's records, but may have learned from them: the folder is 0700.
 What a run keeps on its way out (``kept-<scope>``) is masked already: by itself it says nothing.
+What a site remembers from round to round (``memory-<scope>-<round>``) has learned from its patients alone.
 """
 
 import errno
@@ -19,6 +20,7 @@ from wardround.protocol.plan import BlobRef
 
 __all__ = ["FolderModelFiles"]
 
+_PIECE = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -66,8 +68,9 @@ class FolderModelFiles:
                 (self._folder / f"kept-{scope}").unlink(missing_ok=True)
             self._kept[scope] = digests
             kept = frozenset().union(*self._kept.values())
+            own = ("kept-", "memory-")
             self._forget(
-                [path for path in self._folder.iterdir() if path.name not in kept and not path.name.startswith("kept-")]
+                [path for path in self._folder.iterdir() if path.name not in kept and not path.name.startswith(own)]
             )
 
     def _forget(self, dropped: list[Path]) -> None:
@@ -117,6 +120,40 @@ class FolderModelFiles:
             raise UnavailableError(f"the folder {self._folder} cannot be written: {type(error).__name__}") from None
         return descriptor, BlobRef(Digest(digest.hexdigest()), size)
 
+    def remember(self, scope: str, number: int, descriptor: int) -> None:
+        """See `wardround.ports.Files`."""
+        path = self._folder / f"memory-{scope}-{number}"
+        part = self._folder / f"memory-{scope}.part"
+        try:
+            with open(part, "wb", opener=_private) as file:
+                file.writelines(self.chunks(descriptor, 0, os.fstat(descriptor).st_size, _PIECE))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            if error.errno in _FULL:
+                raise StorageFullError(f"the disk of {self._folder} is full") from None
+            raise UnavailableError(f"the folder {self._folder} cannot be written: {type(error).__name__}") from None
+
+    def recall(self, scope: str, number: int, descriptor: int) -> None:
+        """See `wardround.ports.Files`."""
+        size, wanted = os.fstat(descriptor).st_size, self._folder / f"memory-{scope}-{number}"
+        for path in self._folder.glob(f"memory-{scope}*"):
+            if path != wanted:
+                path.unlink()
+        if wanted.exists() and wanted.stat().st_size == size:
+            with wanted.open("rb") as file:
+                _fill(descriptor, self.chunks(file.fileno(), 0, size, _PIECE))
+        else:
+            _fill(descriptor, (memoryview(bytes(min(_PIECE, size - start))) for start in range(0, size, _PIECE)))
+
+    def forget(self, scope: str, *, but_the_last: bool = False) -> None:
+        """See `wardround.ports.Files`."""
+        paths = sorted(self._folder.glob(f"memory-{scope}-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+        for path in paths[: len(paths) - but_the_last]:
+            path.unlink()
+
     def _write(self, part: Path, data: bytes) -> str:
         part.unlink(missing_ok=True)
         part.write_bytes(data)
@@ -132,3 +169,13 @@ class FolderModelFiles:
                     piece = piece[file.write(piece) :]  # noqa: PLW2901, the disk may take less at a time
             file.truncate(ref.size)
         return digest.hexdigest()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _fill(descriptor: int, pieces: Iterable[memoryview]) -> None:
+    place = 0
+    for piece in pieces:
+        place += os.pwrite(descriptor, piece, place)

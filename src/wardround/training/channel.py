@@ -1,11 +1,11 @@
 """What passes between a node and its worker process: typed messages over a socket pair, and open files.
 
-    message = length (4 bytes, big-endian) + MessagePack of one struct, and up to three file descriptors
+    message = length (4 bytes, big-endian) + MessagePack of one struct, and up to four file descriptors
 
 The node asks, the worker answers; nothing else is ever sent.
 
-    Setup   + records, update[, package]   ->  Ready | Failed
-    Perform + base                         ->  Done | Failed
+    Setup   + records, update, memory[, package]   ->  Ready | Failed
+    Perform + base[, control]                      ->  Done | Failed
 
 Hazard: study code lives in the worker process and can send any bytes here. So an answer holds no
 free text, only numbers, known words and names that `wardround.training.worker` checks again.
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from wardround.errors import CodecError
 from wardround.ids import SiteId
-from wardround.protocol.messages import Kind
+from wardround.protocol.messages import Divergence, Kind
 from wardround.protocol.plan import Plan
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 MAX_ANSWER_BYTES = 64 * 1024
-_MAX_FILES = 3
+_MAX_FILES = 4
 
 
 class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="setup"):
@@ -70,9 +70,11 @@ class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ready"
 
 
 class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done"):
-    """The update, if one was asked for, lies in its file."""
+    """The update, if one was asked for, lies in its file; the rest is as in `protocol.messages.Evaluation`."""
 
     metrics: dict[str, float | None]
+    personal: dict[str, float | None] = {}
+    divergence: Divergence | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="failed"):
@@ -102,6 +104,7 @@ class Assignment:
         labels: float32 ``(records,)`` or ``(records, 2)``, read-only.
         held_out: bool ``(records,)``, read-only.
         vector: The update's flat vector in the model's dtype, writable; its bytes leave the process.
+        memory: float32, what the site remembers from round to round (`wardround.training.memory`), writable.
         package: The code package's bytes, unverified, or empty.
     """
 
@@ -111,14 +114,18 @@ class Assignment:
     labels: npt.NDArray[np.float32]
     held_out: npt.NDArray[np.bool_]
     vector: npt.NDArray[np.floating]
+    memory: npt.NDArray[np.float32]
     package: bytes
 
 
 class Learner(Protocol):
     """What the worker process drives: a class that is made from an `Assignment`."""
 
-    def perform(self, number: int, kind: Kind, base: int, standardization: bytes) -> dict[str, float | None]:
-        """Evaluate the model in the open file `base`; when `kind` is "train", leave the update in the vector."""
+    def perform(self, number: int, kind: Kind, base: int, standardization: bytes, control: int | None = None) -> Done:
+        """Evaluate the model in the open file `base`; when `kind` is "train", leave the update in the vector.
+
+        `control` is the open file of the hub's control variate, where there is one.
+        """
         ...
 
 

@@ -6,7 +6,7 @@ It measures what a round costs around the training: it imports no torch, reads n
 import numpy as np
 
 from wardround.protocol.messages import Kind
-from wardround.training.channel import Assignment
+from wardround.training.channel import Assignment, Done
 
 __all__ = ["Learner"]
 
@@ -20,11 +20,11 @@ class Learner:
         self._vector = assignment.vector
         self._pattern = ((np.arange(_PIECE) % 7 - 3) / 1000).astype(np.float32)
 
-    def perform(self, number: int, kind: Kind, base: int, standardization: bytes) -> dict[str, float | None]:
+    def perform(self, number: int, kind: Kind, base: int, standardization: bytes, control: int | None = None) -> Done:
         """Fill the vector when `kind` is "train"; no metrics."""
-        del number, base, standardization
+        del number, base, standardization, control
         if kind == "train":
             for start in range(0, len(self._vector), _PIECE):
                 piece = self._vector[start : start + _PIECE]
                 piece[:] = self._pattern[: len(piece)]
-        return {}
+        return Done({})

@@ -42,9 +42,14 @@ class HostileWorker:
         self._inner, self._site, self._collusion = inner, site, collusion
         self._head = tensors.header(collusion.plan.manifest)
 
-    def perform(self, number: int, kind: Kind, base: str, standardization: bytes) -> Trained:
+    @property
+    def memory(self) -> int | None:
         """See `wardround.ports.Worker`."""
-        trained = self._inner.perform(number, kind, base, standardization)
+        return self._inner.memory
+
+    def perform(self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "") -> Trained:
+        """See `wardround.ports.Worker`."""
+        trained = self._inner.perform(number, kind, base, standardization, control)
         if trained.update is None or trained.ref is None:
             return trained
         dtype = tensors.flat_dtype(self._collusion.plan.manifest)

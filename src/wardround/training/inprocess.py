@@ -3,10 +3,12 @@
 The learner is the same, so a simulated run gives the same bytes as one over real processes.
 """
 
+import mmap
 import os
 import time
 
 import numpy as np
+import numpy.typing as npt
 
 from wardround.clinical.table import StudyTable
 from wardround.codec import canonical, tensors
@@ -16,6 +18,7 @@ from wardround.protocol.messages import Evaluation, Kind
 from wardround.protocol.plan import BlobRef, Plan
 from wardround.training.channel import Assignment
 from wardround.training.learner import Learner
+from wardround.training.memory import memory_bytes
 
 __all__ = ["InProcessWorker"]
 
@@ -28,6 +31,7 @@ class InProcessWorker:
         self._vector = np.zeros(tensors.columns(plan.manifest), tensors.flat_dtype(plan.manifest))
         self._training = int(np.count_nonzero(~table.held_out))
         self._held_out = len(table.labels) - self._training
+        self._memory, memory = _memory(memory_bytes(plan))
         self._update = os.memfd_create("update") if hasattr(os, "memfd_create") else _temporary()
         self._learner = Learner(
             Assignment(
@@ -37,19 +41,26 @@ class InProcessWorker:
                 labels=table.labels,
                 held_out=table.held_out,
                 vector=self._vector,
+                memory=memory,
                 package=package or b"",
             )
         )
 
-    def perform(self, number: int, kind: Kind, base: str, standardization: bytes) -> Trained:
+    @property
+    def memory(self) -> int | None:
+        """See `wardround.ports.Worker`."""
+        return self._memory
+
+    def perform(self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "") -> Trained:
         """See `wardround.ports.Worker`."""
         started = time.perf_counter()
-        descriptor = os.open(base, os.O_RDONLY)
+        files = [os.open(path, os.O_RDONLY) for path in (base, control) if path]
         try:
-            metrics = self._learner.perform(number, kind, descriptor, standardization)
+            done = self._learner.perform(number, kind, files[0], standardization, *files[1:])
         finally:
-            os.close(descriptor)
-        evaluation = Evaluation(self._held_out, metrics)
+            for file in files:
+                os.close(file)
+        evaluation = Evaluation(self._held_out, done.metrics, done.personal, done.divergence)
         seconds = time.perf_counter() - started
         if kind != "train":
             return Trained(self._training, None, None, evaluation, seconds)
@@ -62,6 +73,16 @@ class InProcessWorker:
     def close(self) -> None:
         """Let go of the update."""
         os.close(self._update)
+        if self._memory is not None:
+            os.close(self._memory)
+
+
+def _memory(size: int) -> tuple[int | None, npt.NDArray[np.float32]]:
+    if not size:
+        return None, np.empty(0, np.float32)
+    file = os.memfd_create("memory") if hasattr(os, "memfd_create") else _temporary()
+    os.ftruncate(file, size)
+    return file, np.frombuffer(mmap.mmap(file, size), np.float32)
 
 
 def _temporary() -> int:

@@ -15,13 +15,16 @@ drawn) from
 
 and buffers that do not travel put back to their first value before each round.
 
-A batch never asks torch for more than forward, backward and one step (`wardround.training.optimizer`).
+A batch never asks torch for more than forward, backward and one step (`wardround.training.optimizer`); what the
+plan's local algorithm does between them, and what is remembered from round to round, is in `wardround.training.local`.
+Where sites have models of their own, these are trained first, and in the same vector.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
@@ -32,10 +35,12 @@ from wardround.codec import tensors
 from wardround.errors import TensorMismatchError
 from wardround.ids import SiteId
 from wardround.protocol import plan as study_plan
-from wardround.protocol.messages import Kind
+from wardround.protocol.learning import kept_columns
+from wardround.protocol.messages import Divergence, Kind
 from wardround.protocol.plan import CodePackage, Plan
-from wardround.training import metrics, models, optimizer, package
-from wardround.training.channel import Assignment
+from wardround.training import local, metrics, models, optimizer, package
+from wardround.training.channel import Assignment, Done
+from wardround.training.local import Memory
 
 __all__ = ["Learner", "round_seeds"]
 
@@ -74,12 +79,14 @@ class Learner:
             for tensor in self._module.state_dict(keep_vars=True).values()
             if isinstance(tensor, torch.Tensor) and id(tensor) not in travelling and not tensor.is_floating_point()
         ]
+        self._memory = Memory(self._plan, assignment.memory)
+        self._kept = [slice(*place) for place in kept_columns(self._plan.training.local, self._plan.manifest)]
         self._loss = models.loss_of(self._plan.data.label.outcome)
         self._labels = torch.from_numpy(assignment.labels[~assignment.held_out])
         self._held_out_labels = assignment.labels[assignment.held_out]
         self._scale(b"")
 
-    def perform(self, number: int, kind: Kind, base: int, standardization: bytes) -> dict[str, float | None]:
+    def perform(self, number: int, kind: Kind, base: int, standardization: bytes, control: int | None = None) -> Done:
         """Evaluate the model in the open file `base`; when `kind` is "train", leave the update in the vector.
 
         Raises:
@@ -87,17 +94,133 @@ class Learner:
         """
         if standardization != self._scaled_by:
             self._scale(standardization)
+        generator = self._begin(number, base)
+        evaluation, divergence, personal = self._evaluate(), self._diverged(), {}
+        if self._memory.place("personal") is not None:
+            personal = self._own_model(kind, generator)
+            generator = self._begin(number, base)
+        if kind == "train":
+            self._train_from(base, self._control(control), generator)
+        self._memory.keep()
+        return Done(evaluation, personal, divergence)
+
+    def _begin(self, number: int, base: int) -> torch.Generator:
+        """Put the vector, what stays at the site and every seed where the round begins."""
         order_seed, model_seed = round_seeds(self._plan.seed, self._assignment.site, number)
         torch.manual_seed(model_seed)
         for tensor, first in self._resting:
             tensor.copy_(first)
         _read(base, self._assignment.vector.view(np.uint8).data, self._offset)
-        evaluation = self._evaluate()
+        own = self._memory.place("kept")
+        if own is not None and not self._memory.is_fresh:
+            start = 0
+            for place in self._kept:
+                part = self._flat[place]
+                part.copy_(own[start : start + len(part)])
+                start += len(part)
+        return torch.Generator().manual_seed(order_seed)
+
+    def _diverged(self) -> Divergence | None:
+        own, base = self._memory.place("own"), self._memory.place("base")
+        if own is None or base is None or self._memory.is_fresh:
+            return None
+        return local.diverged(own, base, self._flat)
+
+    def _own_model(self, kind: Kind, generator: torch.Generator) -> dict[str, float | None]:
+        """Train the site's own model, at the end or where it goes along, and say how it does before and at the end."""
+        settings, training = self._plan.training.local, self._plan.training
+        own, found = self._memory.place("personal"), {}
+        if own is None or (kind == "train" and not settings.personal):
+            return {}
+        anchor = self._flat.clone()
+        if settings.personal:
+            if not self._memory.is_fresh:
+                self._flat.copy_(own)
+            found = self._evaluate()
         if kind == "train":
-            self._train(torch.Generator().manual_seed(order_seed))
+            towards = [anchor[run] for run in self._runs]
+            self._train(
+                _batches(len(self._features), self._plan, generator),
+                lambda gradients: local.draw(settings.personal, self._params, gradients, towards),
+            )
+        elif settings.finetune_epochs:
+            tuned = msgspec.structs.replace(training, epochs=settings.finetune_epochs, steps=0)
+            plan = msgspec.structs.replace(self._plan, training=tuned)
+            self._train(_batches(len(self._features), plan, generator))
             self._collect()
-            self._subtract(base)
-        return evaluation
+            found = self._evaluate()
+        self._collect()
+        own.copy_(self._flat)
+        return found
+
+    def _train_from(self, base: int, control: torch.Tensor | None, generator: torch.Generator) -> None:
+        """The round's training by the plan's algorithm: the update lies in the vector, the rest in the memory."""
+        settings, memory = self._plan.training.local, self._memory
+        anchor = self._flat.clone() if settings.algorithm != "plain" else self._flat
+        towards = [anchor[run] for run in self._runs]
+        own = memory.place("control")
+        ours = [own[run] for run in self._runs] if own is not None else []
+        hubs = [control[run] for run in self._runs] if control is not None else []
+
+        def changed(gradients: list[torch.Tensor]) -> None:
+            match settings.algorithm:
+                case "fedprox":
+                    local.draw(settings.strength, self._params, gradients, towards)
+                case "feddyn":
+                    local.draw(settings.strength, self._params, gradients, towards)
+                    local.add(gradients, ours, -1.0)
+                case "scaffold":
+                    local.add(gradients, ours, -1.0)
+                    local.add(gradients, hubs, 1.0)
+                case _:
+                    pass
+
+        steps = self._train(_batches(len(self._features), self._plan, generator), changed)
+        self._collect()
+        if own is not None:
+            self._remember_control(anchor, hubs, steps)
+        self._remember_kept()
+        self._subtract(base)
+        if settings.normalized_steps and steps:
+            self._flat.mul_(settings.normalized_steps / local.effective_steps(self._plan.training, steps))
+        for place in self._kept:
+            self._flat[place] = 0.0
+        sent, before = memory.place("own"), memory.place("base")
+        if sent is not None and before is not None:
+            sent.copy_(self._flat)
+            self._read_base(base, before)
+
+    def _remember_control(self, anchor: torch.Tensor, hubs: list[torch.Tensor], steps: int) -> None:
+        settings, rate = self._plan.training.local, self._plan.training.optimizer.learning_rate
+        own = self._memory.place("control")
+        if own is None or not steps:
+            return
+        is_dynamic = settings.algorithm == "feddyn"
+        scale = settings.strength if is_dynamic else 1.0 / (steps * rate)
+        for place, run in enumerate(self._runs):
+            if hubs:
+                own[run].sub_(hubs[place])
+            own[run].add_(anchor[run], alpha=scale).add_(self._flat[run], alpha=-scale)
+        for stretch in self._kept:
+            own[stretch] = 0.0  # the hub knows no control of what stays here
+
+    def _remember_kept(self) -> None:
+        own, start = self._memory.place("kept"), 0
+        if own is None:
+            return
+        for place in self._kept:
+            part = self._flat[place]
+            own[start : start + len(part)].copy_(part)
+            start += len(part)
+
+    def _control(self, file: int | None) -> torch.Tensor | None:
+        """The hub's control variate; zeros before there is one."""
+        if self._plan.training.local.algorithm != "scaffold":
+            return None
+        vector = np.zeros(len(self._flat), np.float32)
+        if file is not None:
+            _read(file, vector.view(np.uint8).data, 0)
+        return torch.from_numpy(vector)
 
     def _place_arrays(self) -> None:
         flat = models.flat_tensor(self._assignment.vector)
@@ -116,6 +239,7 @@ class Learner:
                     runs.append([start, stop])
             start = stop
         self._flat, self._runs = flat, [slice(start, stop) for start, stop in runs]
+        self._params = [flat[run] for run in self._runs]
 
     def _scale(self, standardization: bytes) -> None:
         contract, held_out = self._plan.data, self._assignment.held_out
@@ -148,7 +272,10 @@ class Learner:
         shape = (records,) if classes == 1 else (records, classes)
         return metrics.evaluate(outcome, self._held_out_labels, predictions.reshape(shape))
 
-    def _train(self, generator: torch.Generator) -> None:
+    def _train(
+        self, batches: Iterator[torch.Tensor], changed: Callable[[list[torch.Tensor]], None] = lambda _: None
+    ) -> int:
+        """Train in place; `changed` does to the gradients what the algorithm asks for. The number of steps."""
         module, loss = self._module.train(), self._loss
         # Backward adds into a gradient that is there, so each parameter's is a view of one flat vector.
         flat = torch.zeros_like(self._flat)
@@ -156,8 +283,9 @@ class Learner:
         for param, gradient in views:
             param.grad = gradient
         gradients = [flat[run] for run in self._runs]
-        step = optimizer.make(self._plan.training.optimizer, [self._flat[run] for run in self._runs], gradients)
-        for rows in _batches(len(self._features), self._plan, generator):
+        step = optimizer.make(self._plan.training.optimizer, self._params, gradients)
+        steps = 0
+        for steps, rows in enumerate(batches, 1):  # noqa: B007, counted
             for run in gradients:
                 run.zero_()
             torch.autograd.backward(loss(module(self._features[rows]).float(), self._labels[rows]))
@@ -165,9 +293,11 @@ class Learner:
                 if param.grad is not gradient:  # study code put another tensor there, or took it away
                     _ = gradient.zero_() if param.grad is None else gradient.copy_(param.grad)
                     param.grad = gradient
+            changed(gradients)
             step()
         for param, _ in views:
             param.grad = None
+        return steps
 
     def _collect(self) -> None:
         # Study code may have put other tensors in place of the views; what they hold is the model all the same.
@@ -180,6 +310,14 @@ class Learner:
             if found[name].data_ptr() != view.data_ptr():
                 view.copy_(found[name].detach())
                 found[name].data = view
+
+    def _read_base(self, base: int, target: torch.Tensor) -> None:
+        vector = self._assignment.vector
+        piece = np.empty(min(_PIECE, len(vector)), vector.dtype)
+        for start in range(0, len(vector), _PIECE):
+            part = piece[: len(vector) - start]
+            _read(base, part.view(np.uint8).data, self._offset + vector.itemsize * start)
+            target[start : start + len(part)] = models.flat_tensor(part)
 
     def _subtract(self, base: int) -> None:
         vector = self._assignment.vector

@@ -7,6 +7,7 @@ file; the update comes out through another, which node and worker share, so a mo
     records, package ── sealed files ──▶  read-only mappings
     base's file      ── open file ─────▶  read
     update's file    ◀─ one mapping ────  vector, in place
+    memory's file    ◀─ one mapping ───▶  what is remembered from round to round
     answer           ◀─ channel ────────  numbers and known words (wardround.training.channel)
 
 What the worker is denied today: the node's environment (its own is `ENVIRONMENT`), the node's open files,
@@ -53,6 +54,7 @@ from wardround.training import channel as wire
 from wardround.training import metrics
 from wardround.training import package as code
 from wardround.training.channel import Answer, Done, Failed, Perform, Ready, Setup
+from wardround.training.memory import memory_bytes
 
 __all__ = ["ENVIRONMENT", "PytorchWorker"]
 
@@ -118,10 +120,18 @@ class PytorchWorker:
             self._inputs.append(_sealed("package", [np.frombuffer(package, "B")]))
         self._process: _Process | None = None
         self._closed = False
+        size = memory_bytes(plan)
+        self._memory = _anonymous("memory", [], size)
+        self._remembers = size > 0
         with contextlib.suppress(TrainingError):  # the first `perform` tries again
             self._start()
 
-    def perform(self, number: int, kind: Kind, base: str, standardization: bytes) -> Trained:
+    @property
+    def memory(self) -> int | None:
+        """See `wardround.ports.Worker`."""
+        return self._memory if self._remembers else None
+
+    def perform(self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "") -> Trained:
         """Evaluate the model in file `base`, then train from it when `kind` is "train".
 
         Raises:
@@ -131,36 +141,44 @@ class PytorchWorker:
         """
         if self._closed or kind not in ("train", "evaluate"):
             raise ValueError("a worker trains or evaluates, until it is closed")
-        file = self._open(base)
+        files = [self._open(base)]
         try:
+            if control:
+                files.append(_opened(control))
             process = self._process or self._start()
             self._accept(process.ready())
             began = time.monotonic()
-            answer = process.ask(Perform(number, kind, standardization), file, self._plan.limits.worker_seconds)
-            found = self._metrics(self._accept(answer))
+            answer = process.ask(Perform(number, kind, standardization), files, self._plan.limits.worker_seconds)
+            found = self._evaluation(self._accept(answer))
             ref = self._checked(process.update) if kind == "train" else None
         except BaseException:
             self._stop()
             raise
         finally:
-            os.close(file)
+            for file in files:
+                os.close(file)
         return Trained(
             records=self._trained_on,
             update=process.update if ref else None,
             ref=ref,
-            evaluation=Evaluation(self._held_out, found),
+            evaluation=found,
             seconds=time.monotonic() - began,
         )
 
     def close(self) -> None:
         """End the process and forget the records; once is enough, twice does no harm."""
         self._stop()
+        if self._closed:
+            return
         self._closed = True
+        os.close(self._memory)
         while self._inputs:
             os.close(self._inputs.pop())
 
     def _start(self) -> "_Process":
-        self._process = _Process(self._header, self._size, self._setup, self._inputs, self._startup_seconds)
+        self._process = _Process(
+            self._header, self._size, self._setup, self._inputs, self._memory, self._startup_seconds
+        )
         return self._process
 
     def _stop(self) -> None:
@@ -169,10 +187,7 @@ class PytorchWorker:
             self._process = None
 
     def _open(self, base: str) -> int:
-        try:
-            file = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise TrainingError(f"the base model's file cannot be opened: {error.strerror}") from None
+        file = _opened(base)
         try:
             self._check_form(file)
         except BaseException:
@@ -185,13 +200,16 @@ class PytorchWorker:
             raise _told(answer, self._plan.limits.worker_memory_bytes)
         return answer
 
-    def _metrics(self, answer: Answer) -> dict[str, float | None]:
+    def _evaluation(self, answer: Answer) -> Evaluation:
         known = metrics.NAMES[self._plan.data.label.outcome]
-        if not isinstance(answer, Done) or not answer.metrics.keys() <= known:
+        if not isinstance(answer, Done) or not answer.metrics.keys() | answer.personal.keys() <= known:
             raise TrainingError("the worker process answered out of turn: study code interfered with it")
-        if not all(value is None or math.isfinite(value) for value in answer.metrics.values()):
-            raise TrainingError("the worker process sent a metric that is not finite: study code interfered with it")
-        return answer.metrics
+        apart = answer.divergence
+        numbers = [*answer.metrics.values(), *answer.personal.values()]
+        numbers += [apart.cosine, apart.norm, apart.aggregate_norm] if apart else []
+        if not all(value is None or math.isfinite(value) for value in numbers):
+            raise TrainingError("the worker process sent a number that is not finite: study code interfered with it")
+        return Evaluation(self._held_out, answer.metrics, answer.personal, apart)
 
     def _check_form(self, file: int) -> None:
         tensors.check_size(os.fstat(file).st_size, self._plan.manifest)
@@ -218,7 +236,9 @@ class PytorchWorker:
 class _Process:
     """One process, from start to end, with its channel, its lifeline and the update's file."""
 
-    def __init__(self, header: bytes, size: int, setup: Setup, inputs: list[int], startup_seconds: float) -> None:
+    def __init__(
+        self, header: bytes, size: int, setup: Setup, inputs: list[int], memory: int, startup_seconds: float
+    ) -> None:
         self._seconds = startup_seconds
         self._deadline = time.monotonic() + startup_seconds
         self._ready = False
@@ -245,7 +265,7 @@ class _Process:
         records, *package = inputs
         try:
             self._channel.settimeout(startup_seconds)
-            wire.send(self._channel, setup, (records, self.update, *package))
+            wire.send(self._channel, setup, (records, self.update, memory, *package))
         except OSError:
             pass  # it is gone already; `ready` finds out why
 
@@ -258,12 +278,12 @@ class _Process:
             return answer
         return Ready()
 
-    def ask(self, request: Perform, base: int, seconds: float) -> Answer:
+    def ask(self, request: Perform, files: list[int], seconds: float) -> Answer:
         deadline = time.monotonic() + seconds
         late = f"a round's training may take {seconds:g} s by the clock, and took longer"
         try:
             self._channel.settimeout(seconds)
-            wire.send(self._channel, request, (base,))
+            wire.send(self._channel, request, tuple(files))
         except OSError:
             raise TrainingError(self._end()) from None
         return self._answer(deadline, late)
@@ -300,6 +320,13 @@ class _Process:
         if status == -signal.SIGKILL:
             return "the worker process was killed: perhaps the machine ran out of memory"
         return f"the worker process ended with {f'signal {-status}' if status < 0 else f'exit status {status}'}"
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TrainingError(f"a model's file cannot be opened: {error.strerror}") from None
 
 
 def _command(channel: int, lifeline: int) -> list[str]:

@@ -30,12 +30,14 @@ import traceback
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from wardround import errors
 from wardround.clinical import contract as data_contract
 from wardround.codec import tensors
 from wardround.errors import CodecError, CryptoError, TensorMismatchError
 from wardround.training import channel as wire
+from wardround.training import memory as memories
 from wardround.training.channel import Assignment, Done, Failed, Learner, Perform, Ready, Setup
 from wardround.training.package import PLACE
 
@@ -73,8 +75,11 @@ def _serve(channel: socket.socket, learner: Learner, seconds: float) -> None:
             return
         _limit_processor(seconds)
         try:
-            metrics = learner.perform(request.number, request.kind, files[0], request.standardization)
-            answer = Done({name: _finite(value) for name, value in metrics.items()})
+            base, *control = files
+            done = learner.perform(
+                request.number, request.kind, base, request.standardization, control[0] if control else None
+            )
+            answer = Done(_all_finite(done.metrics), _all_finite(done.personal), done.divergence)
         except BaseException as error:  # noqa: BLE001, the process boundary
             wire.send(channel, _failure(error))
             return
@@ -85,7 +90,7 @@ def _serve(channel: socket.socket, learner: Learner, seconds: float) -> None:
 
 
 def _make(setup: Setup, files: list[int]) -> Learner:
-    records, update, *package = files
+    records, update, memory, *package = files
     plan, count = setup.plan, setup.records
     width = data_contract.width(plan.data)
     data = mmap.mmap(records, 0, access=mmap.ACCESS_READ)
@@ -101,12 +106,17 @@ def _make(setup: Setup, files: list[int]) -> Learner:
         vector=np.frombuffer(
             mmap.mmap(update, 0), tensors.flat_dtype(plan.manifest), offset=len(tensors.header(plan.manifest))
         ),
+        memory=_memory(memory, memories.memory_bytes(plan)),
         package=mmap.mmap(package[0], 0, access=mmap.ACCESS_READ)[:] if package else b"",
     )
     for file in files:
         os.close(file)
     module, _, name = setup.learner.partition(":")
     return cast("Learner", getattr(importlib.import_module(module), name)(assignment))
+
+
+def _memory(file: int, size: int) -> npt.NDArray[np.float32]:
+    return np.frombuffer(mmap.mmap(file, size), np.float32) if size else np.empty(0, np.float32)
 
 
 def _die_with(lifeline: int) -> None:
@@ -166,6 +176,10 @@ def _place(error: BaseException) -> str:
         return ""
     name, line = of_study[-1]
     return f"{name.removesuffix('.py').replace('/', '.')}:{line}"
+
+
+def _all_finite(found: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in found.items()}
 
 
 def _finite(value: float | None) -> float | None:

@@ -18,8 +18,9 @@ from wardround.ids import SiteId
 from wardround.protocol.plan import BlobRef, BuiltinModel, CodePackage, Optimizer, Plan, Training, statistics_manifest
 from wardround.training import echo, models, optimizer
 from wardround.training import package as code
-from wardround.training.channel import Assignment
+from wardround.training.channel import Assignment, Done
 from wardround.training.learner import Learner, round_seeds
+from wardround.training.memory import memory_bytes
 
 LINEAR = BuiltinModel(name="linear")
 NUMBER = DataContract(columns=(Column(name="a"), Column(name="b")), label=Label(name="y", outcome="number"))
@@ -48,16 +49,18 @@ class Bench:
         self.path = tmp_path / "base"
         self.path.write_bytes(tensors.header(plan.manifest) + self.base.tobytes())
         self.vector = np.zeros(count, np.float32)
+        self.memory = np.zeros(memory_bytes(plan) // 4, np.float32)
         self.learner = learner(
-            Assignment(plan, SiteId(site), self.features, self.labels, self.held_out, self.vector, package)
+            Assignment(plan, SiteId(site), self.features, self.labels, self.held_out, self.vector, self.memory, package)
         )
 
-    def update(self, number=1, kind="train", standardization=b""):
+    def update(self, number=1, kind="train", standardization=b"", control=None):
         file = os.open(self.path, os.O_RDONLY)
         try:
-            self.metrics = self.learner.perform(number, kind, file, standardization)
+            self.done = self.learner.perform(number, kind, file, standardization, control)
         finally:
             os.close(file)
+        self.metrics = self.done.metrics
         return self.vector.copy()
 
 
@@ -278,8 +281,10 @@ def test_training_does_without_torchs_compiler(tmp_path):
 def test_the_echo_fills_the_vector_with_its_pattern(size, kind):
     vector = np.full(size, 9, np.float32)
     empty = np.zeros(0, np.float32)
-    learner = echo.Learner(Assignment(plan_of(Training(rounds=1)), SiteId("a"), empty, empty, empty > 0, vector, b""))
-    assert learner.perform(1, kind, -1, b"") == {}
+    learner = echo.Learner(
+        Assignment(plan_of(Training(rounds=1)), SiteId("a"), empty, empty, empty > 0, vector, empty, b"")
+    )
+    assert learner.perform(1, kind, -1, b"") == Done({})
     places = np.arange(size) % (1 << 18)
     expected = ((places % 7 - 3) / 1000).astype(np.float32) if kind == "train" else np.full(size, 9, np.float32)
     np.testing.assert_array_equal(vector, expected)

@@ -1,0 +1,180 @@
+"""A strategy is a record: what it trains, on whose records, and from which start. `SETTINGS` has those of each data set.
+
+FLamby's federated strategies make 100 local steps of plain SGD in each round, of batches of 4 (heart) or 8 records
+(TCGA-BRCA), in as many rounds as the pooled training has epochs, divided among the sites: 15 and 5. Pooled and local
+training are 50 and 30 epochs of Adam. All of this is the same here; this differs:
+
+    order     FLamby goes on through a site's records over the rounds; here each round begins a new pass
+    Adam      FLamby makes a local optimizer once for a run, here it is new in each round; a pooled or local training
+              is one round, and its federated strategies use SGD without momentum, so that neither shows here
+    v         the server's second moment starts at tau**2 (Reddi et al.), in FLamby at 0; tau is 1e-8 there
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from benchmarks.flamby import datasets
+from wardround.aggregation import standardization
+from wardround.codec import canonical, tensors
+from wardround.protocol import plan as plans
+from wardround.protocol.plan import BlobRef, Optimizer, ServerRule, Training
+from wardround.sdk.simulate import simulate
+from wardround.sdk.study import Study, declare
+from wardround.training import metrics, models
+
+__all__ = ["POOLED", "SETTINGS", "SITES", "Strategy", "run"]
+
+POOLED, SITES = "pooled test", "sites"
+"""Names of the two overall results: on all test records at once, and the sites' own, weighted by records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One row of a table.
+
+    `scope`: "federated" trains one model at all sites, "pooled" one on all records in one place, "local" one at each
+    site for itself. `start`: "study" is what the study draws (zeros, of a linear model), "flamby" what FLamby draws
+    from the seed. `published` is its name in FLamby's tables.
+    """
+
+    name: str
+    training: Training
+    scope: Literal["federated", "pooled", "local"] = "federated"
+    start: Literal["study", "flamby"] = "study"
+    published: str = ""
+
+
+def run(federation, strategy, seed):
+    """Rows of results by name: each a metric, or None, of the pooled test, of the sites together, and of each site.
+
+    A local strategy gives a row for each site's model, "Local 0" and so on as FLamby, and one in which every site is
+    judged by its own model; that has no pooled test.
+    """
+    if strategy.scope == "local":
+        found = [_trained(federation, strategy, {name: table}, seed) for name, table in federation.sites.items()]
+        rows = {f"Local {place}": _judged(federation, [model] * len(found)) for place, model in enumerate(found)}
+        own = _judged(federation, found)
+        return {strategy.name: own | {POOLED: None}, **rows}
+    tables = federation.sites if strategy.scope == "federated" else {"whole": datasets.pooled(federation)}
+    model = _trained(federation, strategy, tables, seed)
+    return {strategy.name: _judged(federation, [model] * len(federation.sites))}
+
+
+def _trained(federation, strategy, tables: Mapping, seed):
+    """The trained model, from features in the contract's units to scores."""
+    study = declare(
+        title=f"{federation.name}: {strategy.name}",
+        purpose="a benchmark",
+        legal_basis="public records",
+        researcher="ada",
+        participants=tuple(tables),
+        min_participants=len(tables),
+        data=federation.contract,
+        model=federation.model,
+        training=strategy.training,
+        expires=4_000_000_000,
+        seed=seed,
+    )
+    done = simulate(_started(study, seed) if strategy.start == "flamby" else study, tables)
+    return _scorer(federation, done)
+
+
+def _started(study, seed):
+    """The study from the parameters that FLamby's ``torch.manual_seed(seed); nn.Linear(width, 1)`` gives."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        drawn = torch.nn.Linear(study.plan.manifest[0].shape[1], 1).state_dict()
+    arrays = {spec.name: drawn[spec.name].numpy() for spec in study.plan.manifest}
+    initial = tensors.pack(arrays, study.plan.manifest)
+    plan = msgspec.structs.replace(study.plan, initial=BlobRef(canonical.digest(initial), len(initial)))
+    return Study(plan, initial, study.package)
+
+
+def _scorer(federation, done):
+    import torch
+
+    module = models.build(federation.model, federation.contract)
+    for name, tensor in models.arrays(module).items():
+        tensor.data = torch.from_numpy(np.array(done.arrays()[name]))
+    mean, std = np.zeros(1), np.ones(1)
+    if done.standardization:
+        mean, std = standardization.mean_and_std(
+            tensors.unpack(done.standardization, plans.statistics_manifest(federation.contract))
+        )
+    scaled = federation.contract.scaling == "federated"
+
+    def scores(features):
+        rows = standardization.apply(features, mean, std) if scaled else standardization.impute(features, mean)
+        with torch.no_grad():
+            return module.eval()(torch.from_numpy(rows)).numpy()[:, 0]
+
+    return scores
+
+
+def _judged(federation, scorers):
+    """Each site's test records judged by its scorer, all of them by the first."""
+    tables = federation.sites
+    found = {
+        name: _metric(federation, table, scorer) for (name, table), scorer in zip(tables.items(), scorers, strict=True)
+    }
+    weighted = [(found[name], np.count_nonzero(tables[name].held_out)) for name in tables if found[name] is not None]
+    values, counts = zip(*weighted, strict=True)
+    overall = {POOLED: _metric(federation, datasets.pooled(federation), scorers[0])}
+    return overall | {SITES: float(np.average(values, weights=counts))} | found
+
+
+def _metric(federation, table, scorer):
+    features, labels = table.features[table.held_out], table.labels[table.held_out]
+    return metrics.evaluate(federation.contract.label.outcome, labels, scorer(features))[federation.metric]
+
+
+def _flamby(name, rule, *, rate, rounds, batch, server=1.0):
+    """A federated strategy of FLamby's, with its settings."""
+    return Strategy(
+        name,
+        Training(
+            rounds=rounds,
+            epochs=0,
+            steps=100,
+            batch_size=batch,
+            optimizer=Optimizer(name="sgd", learning_rate=rate),
+            server=ServerRule(name=rule, learning_rate=server, beta1=0.9, beta2=0.999, tau=1e-8),
+        ),
+        start="flamby",
+        published=f"{name}100",
+    )
+
+
+def _baselines(*, epochs, batch, rate, start="study", decay=0.0):
+    """Pooled and local training with Adam: one round, so that it is one optimizer."""
+    optimizer = Optimizer(name="adam", learning_rate=rate, weight_decay=decay)
+    training = Training(rounds=1, epochs=epochs, batch_size=batch, optimizer=optimizer)
+    return (
+        Strategy("Pooled", training, "pooled", start, "Pooled Training"),
+        Strategy("Local only", training, "local", start),
+    )
+
+
+SETTINGS: dict[str, tuple[Strategy, ...]] = {
+    # FLamby's own settings, from the columns of its tables.
+    "heart-flamby": (
+        _flamby("FedAvg", "fedavg", rate=0.001, rounds=15, batch=4),
+        _flamby("FedAdagrad", "fedadagrad", rate=0.003162, server=0.316228, rounds=15, batch=4),
+        _flamby("FedAdam", "fedadam", rate=0.01, server=0.01, rounds=15, batch=4),
+        _flamby("FedYogi", "fedyogi", rate=0.003162, server=0.01, rounds=15, batch=4),
+        *_baselines(epochs=50, batch=4, rate=0.001, start="flamby"),
+    ),
+    "tcga-flamby": (
+        _flamby("FedAvg", "fedavg", rate=0.1, rounds=5, batch=8),
+        _flamby("FedAdagrad", "fedadagrad", rate=0.01, server=1.0, rounds=5, batch=8),
+        _flamby("FedAdam", "fedadam", rate=0.01, server=0.1, rounds=5, batch=8),
+        _flamby("FedYogi", "fedyogi", rate=0.01, server=0.1, rounds=5, batch=8),
+        *_baselines(epochs=30, batch=8, rate=0.1, start="flamby"),
+    ),
+}
