@@ -216,7 +216,7 @@ def _evolved(run: Run, event: RunEvent) -> Run:
                 gather_until=event.at + run.terms.round_timeout_seconds,
                 norms=run.norms if event.norm is None else (*run.norms, event.norm)[-MEMORY:],
                 set_aside=_in_a_row(run),
-                counted=run.counted | _in_aggregate(run),
+                counted=run.counted | ({} if event.model == run.model else _in_aggregate(run)),
             )
         case UpdateSetAside():
             count = run.set_aside.get(event.site, 0) + 1

@@ -9,7 +9,8 @@ Hub and node build a cohort's terms from the plan by the same function; a node t
     evaluate                                           the sums of the evaluation
 
 The sums of an evaluation are, for each metric that the outcome knows (sorted by name): the held-out
-records on which it is defined, and these times its value; before them, all held-out records.
+records on which it is defined, and these times its value; before them, all held-out records; after them, where
+sites have models of their own, the same for these.
 """
 
 import math
@@ -67,7 +68,8 @@ def secure_terms(plan: Plan) -> SecureTerms | None:
     secure = plan.secure
     if secure is None:
         return None
-    evaluation = 0 if secure.site_metrics else 1 + 2 * len(METRICS[plan.data.label.outcome])
+    models = 2 if plan.training.local.is_personal else 1
+    evaluation = 0 if secure.site_metrics else 1 + 2 * models * len(METRICS[plan.data.label.outcome])
     sent = sum(stop - start for start, stop in columns_sent(plan))
     summary = sum(summaries.length(summary, plan.data) for summary in plan.summaries)
     sums = {"statistics": 3 * data_contract.width(plan.data) + summary, "train": 1 + evaluation, "evaluate": evaluation}
@@ -157,26 +159,29 @@ def columns_sent(plan: Plan) -> list[tuple[int, int]]:
     return ranges
 
 
-def evaluation_sums(evaluation: Evaluation, contract: DataContract) -> npt.NDArray[np.float64]:
+def evaluation_sums(evaluation: Evaluation, plan: Plan) -> npt.NDArray[np.float64]:
     """A site's evaluation as numbers to add up; a metric beyond a million counts as a million."""
     records = float(evaluation.records)
     sums = [records]
-    for name in METRICS[contract.label.outcome]:
-        value = evaluation.metrics.get(name)
-        if value is None:
-            sums += [0.0, 0.0]
-        else:
-            sums += [records, records * min(max(value, -_LARGEST_METRIC), _LARGEST_METRIC)]
+    models = [evaluation.metrics, evaluation.personal] if plan.training.local.is_personal else [evaluation.metrics]
+    for found in models:
+        for name in METRICS[plan.data.label.outcome]:
+            value = found.get(name)
+            if value is None:
+                sums += [0.0, 0.0]
+            else:
+                sums += [records, records * min(max(value, -_LARGEST_METRIC), _LARGEST_METRIC)]
     return np.array(sums, dtype=np.float64)
 
 
 def evaluation_of(sums: Sequence[Fraction], contract: DataContract) -> Evaluation:
     """The mean over all sites, each metric weighted by the held-out records on which it is defined."""
-    metrics: dict[str, float | None] = {}
-    for place, name in enumerate(METRICS[contract.label.outcome]):
+    names = METRICS[contract.label.outcome]
+    found: list[dict[str, float | None]] = [{}, {}]
+    for place in range((len(sums) - 1) // 2):
         records, total = sums[1 + 2 * place], sums[2 + 2 * place]
-        metrics[name] = float(total / records) if records > 0 else None
-    return Evaluation(max(int(sums[0]), 0), metrics)
+        found[place // len(names)][names[place % len(names)]] = float(total / records) if records > 0 else None
+    return Evaluation(max(int(sums[0]), 0), *found)
 
 
 def statistics_values(arrays: Mapping[str, npt.NDArray[np.floating]]) -> npt.NDArray[np.float64]:

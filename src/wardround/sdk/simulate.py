@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -48,19 +48,24 @@ from wardround.storage.model_files import FolderModelFiles
 from wardround.system import SystemEntropy
 from wardround.training.attacks import ATTACKS, Attack
 from wardround.training.hostile import Collusion, HostileWorker, hostile_table
+from wardround.training.memory import personal_model
 
 __all__ = ["Simulated", "simulate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """What a simulated run gave: its state with all events, and the model's arrays by name."""
+    """What a simulated run gave: its state with all events, and the model's arrays by name.
+
+    `personal` are the sites' own models, where the plan has such; on a real hub nobody but the site has them.
+    """
 
     status: RunStatus
     model: bytes
     standardization: bytes
     summaries: bytes
     plan: Plan = field(repr=False)
+    personal: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
 
     def arrays(self) -> dict[str, object]:
         """The model's arrays by name."""
@@ -209,7 +214,11 @@ def simulate(
             participants[site] = (hub, _participant(site, plan, hub, folder / site, sites[site], membership, collusion))
             stack.callback(participants[site][1].close)
         _drive(run, coordinator, participants, progress)
-    return _result(run, plan, coordinator, blobs)
+        personal = {}
+        for site in plan.participants:
+            model = personal_model(plan, FolderModelFiles(folder / site).last_memory(run))
+            personal |= {site: model} if model else {}
+    return replace(_result(run, plan, coordinator, blobs), personal=personal)
 
 
 def _drive(

@@ -195,7 +195,7 @@ class Participant:
         else:
             trained = self._trained(task, plan, table)
             shown = trained.evaluation if plan.secure and plan.secure.site_metrics else None
-            sums = np.empty(0) if shown else evaluation_sums(trained.evaluation, plan.data)
+            sums = np.empty(0) if shown else evaluation_sums(trained.evaluation, plan)
             weight = min(trained.records, records) or records
             held = _Held(task, weight, sums, trained.update, shown, round(trained.seconds, 3))
         self._held[task.run] = held

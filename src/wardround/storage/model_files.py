@@ -150,9 +150,17 @@ class FolderModelFiles:
 
     def forget(self, scope: str, *, but_the_last: bool = False) -> None:
         """See `wardround.ports.Files`."""
-        paths = sorted(self._folder.glob(f"memory-{scope}-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+        paths = self._memories(scope)
         for path in paths[: len(paths) - but_the_last]:
             path.unlink()
+
+    def last_memory(self, scope: str) -> bytes:
+        """What is remembered of `scope` after its last round; empty where that is nothing."""
+        paths = self._memories(scope)
+        return paths[-1].read_bytes() if paths else b""
+
+    def _memories(self, scope: str) -> list[Path]:
+        return sorted(self._folder.glob(f"memory-{scope}-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
 
     def _write(self, part: Path, data: bytes) -> str:
         part.unlink(missing_ok=True)
