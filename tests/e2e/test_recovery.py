@@ -4,16 +4,31 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
-from federation import Federation, Followed, Proxy, declare, is_alive, records, renamed, training, until, write_csv
+from federation import (
+    Federation,
+    Followed,
+    Proxy,
+    declare,
+    is_alive,
+    records,
+    renamed,
+    training,
+    until,
+    wardround_command,
+    write_csv,
+)
 
 import wardround
-from wardround.codec import canonical
+from wardround.codec import canonical, tensors
 from wardround.node import setup as node_setup
 
 pytestmark = pytest.mark.processes
 SITES = ("angus", "banff", "clyde", "deeside")
 STEPS = 1200
+LOCAL = wardround.Local(algorithm="scaffold", personal=0.1, divergence=True)
 
 
 class World:
@@ -112,6 +127,33 @@ def test_a_hub_and_a_node_killed_together_give_the_same_model(world: World) -> N
     world.federation.start_node("clyde")
     world.federation.start_hub()
     assert run.completed() == world.digest
+
+
+def test_what_a_site_remembers_survives_its_death_and_its_own_model_is_the_simulated_one(world: World) -> None:
+    rounds = msgspec.structs.replace(training(rounds=4, steps=STEPS), local=LOCAL)
+    study = declare(SITES, title="Sites remember", training=rounds, limits=wardround.Limits(absence_seconds=60.0))
+    folders = {site: world.federation.place / site for site in SITES}
+    sources = {
+        site: node_setup.open_records(folder, node_setup.load_config(folder)) for site, folder in folders.items()
+    }
+    simulated = wardround.simulate(study, sources)
+    node = world.federation.nodes["banff"]
+    run = world.followed(study)
+    run.until("round-opened", number=4)
+    until("banff trains in round 4", lambda: node.lines('"training"', run.run[:12], '"round": 4'))
+    node.kill()
+    world.federation.hub.kill()
+    world.federation.start_node("banff")
+    world.federation.start_hub()
+    assert run.completed() == canonical.digest(simulated.model)
+    for site in SITES:
+        target = folders[site] / "own.safetensors"
+        done = wardround_command("node", "model", folders[site], study.id[:16], "--to", target)
+        assert done.returncode == 0, done.stderr
+        found = tensors.unpack(target.read_bytes(), study.plan.manifest)
+        for name, array in simulated.personal[site].items():
+            np.testing.assert_array_equal(found[name], array)
+        assert not np.array_equal(found["weight"], simulated.arrays()["weight"])
 
 
 def test_a_site_cut_off_is_not_waited_for_and_comes_back(world: World) -> None:

@@ -162,6 +162,26 @@ def check(folder: str, study: str, json_: bool) -> None:
     show(json_, {"report": report, "held_out": held_out}, "\n".join(lines))
 
 
+@node.command()
+@folder_argument("node")
+@click.argument("study")
+@click.option("--to", "target", default="own-model.safetensors", show_default=True, help="File to write.")
+@as_json
+def model(folder: str, study: str, target: str, json_: bool) -> None:
+    """Write this site's own model of STUDY: what its patients alone taught it beside the global one."""
+    from wardround.errors import NotFoundError
+    from wardround.node import setup
+
+    opened = setup.open_node(Path(folder))
+    data = setup.own_model(Path(folder), opened, _study(opened, study))
+    if not data:
+        raise NotFoundError(
+            "this site has no own model of this study: its plan asks for none, or it has not run"
+        )
+    Path(target).write_bytes(data)
+    show(json_, {"model": target, "bytes": len(data)}, target)
+
+
 def _study(opened: "Node", prefix: str) -> "StudyId":
     from wardround.errors import ConfigError
 

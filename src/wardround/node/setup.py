@@ -5,10 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from wardround.clinical.table import StudyTable
+from wardround.codec import tensors
 from wardround.config import NodeConfig, load, secret
 from wardround.crypto import agreement, signing
 from wardround.errors import ConfigError
+from wardround.ids import StudyId
 from wardround.node.agent import Agent
 from wardround.node.loading import ProcessSource
 from wardround.ports import RecordSource, Worker
@@ -16,13 +20,14 @@ from wardround.protocol.plan import Plan
 from wardround.services.approvals import Approvals
 from wardround.services.membership import Membership
 from wardround.services.participant import Participant, Progress
-from wardround.storage.model_files import FolderModelFiles
+from wardround.storage.model_files import FolderModelFiles, last_memory
 from wardround.storage.vault import SealedVault
 from wardround.system import SystemClock, SystemEntropy, private_folder, tune_allocator, write_private
+from wardround.training.memory import personal_model
 from wardround.transport import enrolling
 from wardround.transport.http import HttpHub
 
-__all__ = ["Node", "StartWorker", "enrol", "load_config", "make_agreement_key", "open_node"]
+__all__ = ["Node", "StartWorker", "enrol", "load_config", "make_agreement_key", "open_node", "own_model"]
 
 StartWorker = Callable[[Plan, StudyTable, bytes | None], Worker]
 """Starts the resident worker of one run."""
@@ -156,6 +161,17 @@ def open_node(
         progress=progress,
     )
     return Node(config, hub, vault, approvals, participant, membership)
+
+
+def own_model(folder: Path, node: Node, study: StudyId) -> bytes:
+    """The site's own model of a study's last run as a safetensors file; empty where it has none."""
+    plan, _, _ = node.approvals.review(study)
+    models = folder / node.config.state / "models"
+    runs = {path.name.split("-")[1] for path in models.glob(f"memory-{study}.*-*")}
+    for run in sorted(runs, key=lambda name: int(name.partition(".")[2]), reverse=True):
+        if arrays := personal_model(plan, last_memory(models, run)):
+            return tensors.pack(arrays, tuple(msgspec.structs.replace(spec, dtype="float32") for spec in plan.manifest))
+    return b""
 
 
 def _officers(config: NodeConfig) -> tuple[bytes, ...]:

@@ -37,6 +37,7 @@ __all__ = [
     "CodePackage",
     "Limits",
     "Local",
+    "Normalization",
     "Optimizer",
     "Plan",
     "Screening",
@@ -65,6 +66,9 @@ class BlobRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int
 
 
+Normalization = Literal["as-is", "group", "instance"]
+
+
 class BuiltinModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="builtin", kw_only=True):
     """A model that comes with Wardround; `hidden` are the widths of an MLP's or CNN's inner layers.
 
@@ -77,10 +81,15 @@ class BuiltinModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 
 
 class CodePackage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="code", kw_only=True):
-    """Study code: a zip of Python modules pinned by digest; `factory` is ``module:function`` giving an nn.Module."""
+    """Study code: a zip of Python modules pinned by digest; `factory` is ``module:function`` giving an nn.Module.
+
+    `normalization` puts group or instance normalization in the place of every batch normalization, whose statistics
+    mix a site's patients and do not average well over sites.
+    """
 
     package: BlobRef
     factory: str
+    normalization: Normalization = "as-is"
 
 
 class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

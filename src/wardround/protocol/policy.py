@@ -90,11 +90,35 @@ def explain(plan: Plan) -> list[str]:
         code,
         f"{sites}: {', '.join(plan.participants)}.",
         f"In each of {training.rounds} rounds this site does {work}.",
+        *_learning(plan),
         *_aggregating(plan),
         *_leaving(plan, standardize=standardize),
         f"One round may use {plan.limits.worker_seconds:g} s and {memory:.1f} GiB here. "  # noqa: ISC004
         f"A site with fewer than {data.min_records} records takes no part.",
     ]
+
+
+def _learning(plan: Plan) -> list[str]:
+    """What the site does otherwise than plain local steps, and what it keeps to itself."""
+    local, words = plan.training.local, []
+    pull = f" with strength {local.strength:g}" if local.strength else ""
+    if local.algorithm != "plain":
+        words.append(f"Local steps follow {local.algorithm}{pull}.")
+    if local.kept:
+        words.append(f"The arrays {', '.join(local.kept)} stay at this site and differ from other sites'.")
+    if local.personal:
+        words.append("A second model of this site's own is trained beside the global one, and never leaves it.")
+    if local.finetune_epochs:
+        words.append(f"At the end the model is tuned here for {local.finetune_epochs} pass(es); that one stays here.")
+    if local.divergence:
+        words.append("The angle between this site's update and all sites' leaves it, unless sums alone may leave.")
+    if isinstance(plan.model, CodePackage) and plan.model.normalization != "as-is":
+        words.append(
+            f"Batch normalization in the study's code is replaced by {plan.model.normalization} normalization."
+        )
+    elif any(spec.name.endswith("running_var") for spec in plan.manifest) and not local.kept:
+        words.append("The model has batch normalization: its mean and variance at this site leave it with the update.")
+    return words
 
 
 def _aggregating(plan: Plan) -> list[str]:

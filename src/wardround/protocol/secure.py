@@ -181,7 +181,7 @@ def evaluation_of(sums: Sequence[Fraction], contract: DataContract) -> Evaluatio
     for place in range((len(sums) - 1) // 2):
         records, total = sums[1 + 2 * place], sums[2 + 2 * place]
         found[place // len(names)][names[place % len(names)]] = float(total / records) if records > 0 else None
-    return Evaluation(max(int(sums[0]), 0), *found)
+    return Evaluation(max(int(sums[0]), 0), found[0], found[1])
 
 
 def statistics_values(arrays: Mapping[str, npt.NDArray[np.floating]]) -> npt.NDArray[np.float64]:

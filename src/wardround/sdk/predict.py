@@ -41,7 +41,7 @@ def predict(
         module = models.build(plan.model, plan.data)
     elif package:
         factory = packages.load(packages.read(package, plan.model.package), plan.model.factory)
-        module = factory(data_contract.width(plan.data), outputs)
+        module = models.normalized(factory(data_contract.width(plan.data), outputs), plan.model.normalization)
     else:
         raise ConfigError("this plan's model is its own code: give the code package too")
     arrays = tensors.unpack(model, plan.manifest)

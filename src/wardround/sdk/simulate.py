@@ -44,7 +44,7 @@ from wardround.services.participant import Participant
 from wardround.services.rosters import Rosters
 from wardround.services.studies import Studies
 from wardround.storage.memory import MemoryBlobs, MemoryEventLog, MemoryVault
-from wardround.storage.model_files import FolderModelFiles
+from wardround.storage.model_files import FolderModelFiles, last_memory
 from wardround.system import SystemEntropy
 from wardround.training.attacks import ATTACKS, Attack
 from wardround.training.hostile import Collusion, HostileWorker, hostile_table
@@ -216,7 +216,7 @@ def simulate(
         _drive(run, coordinator, participants, progress)
         personal = {}
         for site in plan.participants:
-            model = personal_model(plan, FolderModelFiles(folder / site).last_memory(run))
+            model = personal_model(plan, last_memory(folder / site, run))
             personal |= {site: model} if model else {}
     return replace(_result(run, plan, coordinator, blobs), personal=personal)
 

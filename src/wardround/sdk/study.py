@@ -24,6 +24,7 @@ from wardround.protocol.plan import (
     BuiltinModel,
     CodePackage,
     Limits,
+    Normalization,
     Plan,
     Screening,
     SecureAggregation,
@@ -80,6 +81,7 @@ def declare(
     training: Training,
     expires: int,
     factory: str = "",
+    normalization: Normalization = "as-is",
     limits: Limits | None = None,
     aggregation: Aggregation | None = None,
     screening: Screening | None = None,
@@ -101,6 +103,7 @@ def declare(
         training: Rounds and local work.
         expires: When the plan ends, in seconds since 1970-01-01 UTC.
         factory: For own code, ``module:function``; called with (width, outputs), gives an nn.Module.
+        normalization: For own code: what takes the place of batch normalization, if anything.
         limits: Caps and patience.
         aggregation: How the updates become one, and how many hostile sites that must withstand; the mean without it.
         screening: Which updates are set aside first. Without it, only those that are no numbers or of a wrong shape.
@@ -111,7 +114,7 @@ def declare(
     Raises:
         CodecError: The plan could not be followed; says which field.
     """
-    chosen, package, initial, manifest = _model(model, factory, data, seed)
+    chosen, package, initial, manifest = _model(model, factory, normalization, data, seed)
     made = Plan(
         title=title,
         purpose=purpose,
@@ -162,7 +165,7 @@ def from_toml(text: str, researcher: str) -> Study:
 
 
 def _model(
-    model: BuiltinModel | Path, factory: str, data: DataContract, seed: int
+    model: BuiltinModel | Path, factory: str, normalization: Normalization, data: DataContract, seed: int
 ) -> tuple[BuiltinModel | CodePackage, bytes | None, bytes, tensors.Manifest]:
     import torch
 
@@ -177,9 +180,9 @@ def _model(
             module = models.build(model, data)
         else:
             package = packages.from_folder(model)
-            chosen = CodePackage(package=packages.ref(package), factory=factory)
+            chosen = CodePackage(package=packages.ref(package), factory=factory, normalization=normalization)
             factory_of = packages.load(packages.read(package, chosen.package), factory)
-            module = factory_of(data_contract.width(data), models.outputs(data))
+            module = models.normalized(factory_of(data_contract.width(data), models.outputs(data)), normalization)
     manifest = models.manifest_of(module)
     arrays = {name: models.array_of(tensor) for name, tensor in models.arrays(module).items()}
     return chosen, package, tensors.pack(arrays, manifest), manifest

@@ -18,7 +18,7 @@ from wardround.ids import Digest, digest_name
 from wardround.ports import HubClient
 from wardround.protocol.plan import BlobRef
 
-__all__ = ["FolderModelFiles"]
+__all__ = ["FolderModelFiles", "last_memory"]
 
 _PIECE = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -150,17 +150,9 @@ class FolderModelFiles:
 
     def forget(self, scope: str, *, but_the_last: bool = False) -> None:
         """See `wardround.ports.Files`."""
-        paths = self._memories(scope)
+        paths = _memories(self._folder, scope)
         for path in paths[: len(paths) - but_the_last]:
             path.unlink()
-
-    def last_memory(self, scope: str) -> bytes:
-        """What is remembered of `scope` after its last round; empty where that is nothing."""
-        paths = self._memories(scope)
-        return paths[-1].read_bytes() if paths else b""
-
-    def _memories(self, scope: str) -> list[Path]:
-        return sorted(self._folder.glob(f"memory-{scope}-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
 
     def _write(self, part: Path, data: bytes) -> str:
         part.unlink(missing_ok=True)
@@ -177,6 +169,16 @@ class FolderModelFiles:
                     piece = piece[file.write(piece) :]  # noqa: PLW2901, the disk may take less at a time
             file.truncate(ref.size)
         return digest.hexdigest()
+
+
+def last_memory(folder: Path, scope: str) -> bytes:
+    """What is remembered of `scope` after its last round; empty where that is nothing."""
+    paths = _memories(folder, scope)
+    return paths[-1].read_bytes() if paths else b""
+
+
+def _memories(folder: Path, scope: str) -> list[Path]:
+    return sorted(folder.glob(f"memory-{scope}-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
 
 
 def _private(path: str, flags: int) -> int:

@@ -334,7 +334,8 @@ def _module(assignment: Assignment) -> nn.Module:
     if not isinstance(plan.model, CodePackage):
         return models.build(plan.model, plan.data)
     factory = package.load(package.read(assignment.package, plan.model.package), plan.model.factory)
-    return factory(data_contract.width(plan.data), models.outputs(plan.data))
+    made = factory(data_contract.width(plan.data), models.outputs(plan.data))
+    return models.normalized(made, plan.model.normalization)
 
 
 def _batches(records: int, plan: Plan, generator: torch.Generator) -> Iterator[torch.Tensor]:

@@ -32,7 +32,7 @@ from wardround.clinical import contract as data_contract
 from wardround.clinical.contract import DataContract
 from wardround.codec.tensors import Manifest, TensorSpec
 from wardround.errors import CodecError
-from wardround.protocol.plan import BuiltinModel
+from wardround.protocol.plan import BuiltinModel, Normalization
 
 __all__ = [
     "Loss",
@@ -44,6 +44,7 @@ __all__ = [
     "initial_params",
     "loss_of",
     "manifest_of",
+    "normalized",
     "outputs",
 ]
 
@@ -97,6 +98,27 @@ def _built(model: BuiltinModel, contract: DataContract) -> nn.Module:
             return _perceptron(width, model.hidden, last, bias=outcome != "survival")
         case "cnn":
             return _convolutional(width, model.hidden or _CNN_CHANNELS, last)
+
+
+def normalized(module: nn.Module, normalization: Normalization) -> nn.Module:
+    """The module with every batch normalization replaced, its scale and shift anew; changed in place where it can be.
+
+    Group normalization has groups of at least four channels (of four where there are few, 32 groups where there are
+    many); instance normalization is one group per channel.
+    """
+    if normalization == "as-is":
+        return module
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001, the base class has no public name
+        channels = module.num_features
+        groups = (
+            channels
+            if normalization == "instance"
+            else math.gcd(channels, 32 if channels >= 128 else channels // 4 or 1)
+        )
+        return nn.GroupNorm(groups, channels, eps=module.eps, affine=module.affine)
+    for name, child in module.named_children():
+        setattr(module, name, normalized(child, normalization))
+    return module
 
 
 def initial_params(model: BuiltinModel, contract: DataContract, seed: int) -> dict[str, npt.NDArray[np.floating]]:
