@@ -10,10 +10,10 @@ from typing import Any
 import click
 import msgspec
 
-from wardround import config, errors, ports
+from wardround import analysis, config, errors, ports
 from wardround.cli.main import wardround
 from wardround.cli.output import FIELDS
-from wardround.clinical import contract, summaries
+from wardround.clinical import appraisal, contract, summaries
 from wardround.protocol import messages, plan, policy
 from wardround.protocol import round as rounds
 from wardround.protocol import run as runs
@@ -98,6 +98,7 @@ def _study_file() -> Iterator[str]:
         (plan.Training, "[training]"),
         (plan.Optimizer, "[training.optimizer]"),
         (plan.ServerRule, "[training.server]"),
+        (plan.Local, "[training.local]"),
         (plan.Asynchronous, "[training.asynchronous]"),
         (plan.Aggregation, "[aggregation]"),
         (plan.Screening, "[screening]"),
@@ -106,7 +107,10 @@ def _study_file() -> Iterator[str]:
         (summaries.Counts, '[[summaries]], type = "counts"'),
         (summaries.Moments, '[[summaries]], type = "moments"'),
         (summaries.Histogram, '[[summaries]], type = "histogram"'),
-        (summaries.Glm, '[[summaries]], type = "glm"'),
+        (analysis.Glm, '[[analyses]], type = "glm"'),
+        (analysis.Cox, '[[analyses]], type = "cox"'),
+        (analysis.KaplanMeier, '[[analyses]], type = "kaplan-meier"'),
+        (appraisal.Appraisal, "[appraisal]"),
     ):
         words = "\n\n".join(" ".join(part.split()) for part in (kind.__doc__ or "").split("\n\n"))
         yield f"## {f'`{table}`' if table else 'At the top'}\n\n{words}\n"

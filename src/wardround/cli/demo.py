@@ -21,11 +21,11 @@ import click
 from wardround.cli.output import as_json, show
 
 if TYPE_CHECKING:
-    from wardround.cli.demo_compare import Comparison
     from wardround.cli.demo_data import Dataset
     from wardround.clinical.table import StudyTable
     from wardround.ids import RunId
     from wardround.sdk.client import Researcher
+    from wardround.sdk.comparison import Comparison
     from wardround.sdk.study import Study
 
 __all__ = ["demo"]
@@ -156,7 +156,7 @@ def _fetched(researcher: "Researcher", run: "RunId", folder: Path) -> tuple[byte
 
 
 def _compared(study: "Study", tables: "dict[str, StudyTable]", files: tuple[bytes, bytes]) -> "Comparison":
-    from wardround.cli.demo_compare import compare
+    from wardround.sdk.comparison import compare
 
     return compare(study, tables, files)
 
@@ -171,10 +171,10 @@ def _print(console: Any, comparison: "Comparison", dataset: "Dataset", report: s
         table.add_row(name, *(str(models[model]["accuracy"]) for model in ("own", "federated", "pooled")))
     console.print(table)
     table = Table(title="the same models on the held-out patients of all hospitals")
-    for heading in ("model", "accuracy", "AUC"):
+    for heading in ("model", "accuracy", "auc"):
         table.add_column(heading)
     for name, scores in comparison.on_all_patients.items():
-        table.add_row(name, str(scores["accuracy"]), str(scores["AUC"]))
+        table.add_row(name, str(scores["accuracy"]), str(scores["auc"]))
     console.print(table)
     if dataset.reference:
         console.print(dataset.reference)

@@ -175,9 +175,7 @@ def model(folder: str, study: str, target: str, json_: bool) -> None:
     opened = setup.open_node(Path(folder))
     data = setup.own_model(Path(folder), opened, _study(opened, study))
     if not data:
-        raise NotFoundError(
-            "this site has no own model of this study: its plan asks for none, or it has not run"
-        )
+        raise NotFoundError("this site has no own model of this study: its plan asks for none, or it has not run")
     Path(target).write_bytes(data)
     show(json_, {"model": target, "bytes": len(data)}, target)
 

@@ -1,5 +1,6 @@
 """`wardround simulate`: a study file over mapping files, in one process."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ __all__ = ["simulate"]
 @click.option("--site", "sites", multiple=True, required=True, help="NAME=MAPPING.toml; one for each participant.")
 @click.option("--attack", "attacks", multiple=True, help="NAME=ATTACK: this site is hostile, and does this.")
 @click.option("--to", "target", default="simulated", show_default=True, help="Folder to write the model and report to.")
+@click.option("--compare", "compared", is_flag=True, help="Beside each site's own model, a pooled and a left-out one.")
 @as_json
-def simulate(file: str, sites: tuple[str, ...], attacks: tuple[str, ...], target: str, json_: bool) -> None:
+def simulate(
+    file: str, sites: tuple[str, ...], attacks: tuple[str, ...], target: str, compared: bool, json_: bool
+) -> None:
     """Run the study of FILE over local records, with the very same machines as a hub and its nodes."""
-    from wardround.sdk import report
+    from wardround.sdk import comparison, report
     from wardround.sdk import simulate as simulation
     from wardround.sdk import study as studies
+    from wardround.sdk.evidence import evidence
     from wardround.sources import mapping
 
     declared = studies.from_toml(Path(file).read_text(), "simulation")
@@ -30,12 +35,20 @@ def simulate(file: str, sites: tuple[str, ...], attacks: tuple[str, ...], target
         name, _, path = entry.partition("=")
         sources[name] = mapping.open_source(mapping.load(Path(path).read_text()), Path(path).parent, os.environ)
     hostile: dict[Any, Any] = dict(entry.partition("=")[::2] for entry in attacks)
-    result = simulation.simulate(declared, sources, attacks=hostile)
+    events: list[dict[str, Any]] = []
+    result = simulation.simulate(
+        declared, sources, attacks=hostile, progress=lambda status: events.extend(status.events)
+    )
+    found = evidence(declared.plan, events, result.findings)
+    if compared:
+        tables = {name: source.load(declared.plan.data) for name, source in sources.items()}
+        files = (result.model, result.standardization)
+        beside = comparison.compare(declared, tables, files, personal=result.personal, leave_out=True)
+        found["comparison"] = comparison.rows(declared.plan, beside)
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(result.model)
-    (folder / "report.html").write_text(
-        report.run_page(declared.plan.title, list(result.status.events)), encoding="utf-8"
-    )
-    words = f"{result.status.phase} after {result.status.round} rounds; see {folder}/report.html"
-    show(json_, {"phase": result.status.phase, "folder": str(folder)}, words)
+    (folder / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True), encoding="utf-8")
+    (folder / "report.html").write_text(report.run_page(declared.plan.title, events, found), encoding="utf-8")
+    words = [*found["advice"], f"{result.status.phase} after {result.status.round} rounds; see {folder}/report.html"]
+    show(json_, {"phase": result.status.phase, "folder": str(folder), "advice": found["advice"]}, "\n".join(words))

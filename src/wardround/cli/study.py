@@ -1,5 +1,6 @@
 """`wardround study`: a researcher's studies."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,7 @@ _action("withdraw", "Take STUDY back; its run stops.")
 def fetch(prefix: str, target: str, folder: str, json_: bool) -> None:
     """Download STUDY's model, global statistics and plan, and write a report of its run."""
     from wardround.sdk import report
+    from wardround.sdk.evidence import evidence
 
     researcher = _connect(folder)
     status = researcher.status(prefix)
@@ -136,8 +138,12 @@ def fetch(prefix: str, target: str, folder: str, json_: bool) -> None:
     model = researcher.fetch(run, Path(target))
     page = Path(target) / "report.html"
     events = [event for part in researcher.watch_past(run) for event in part.events]
-    page.write_text(report.run_page(status.title, events), encoding="utf-8")
-    show(json_, {"model": str(model), "report": str(page)}, f"{model}\n{page}")
+    plan, findings = researcher.findings(run)
+    found = evidence(plan, events, findings)
+    (Path(target) / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True), encoding="utf-8")
+    page.write_text(report.run_page(status.title, events, found), encoding="utf-8")
+    words = "\n".join([*found["advice"], str(model), str(page)])
+    show(json_, {"model": str(model), "report": str(page), "advice": found["advice"]}, words)
 
 
 def _connect(folder: str) -> "Researcher":

@@ -3,41 +3,41 @@
 Binary: records of either outcome, probabilities and logits summed in cells of the logit: 200 from -10 to 10, parted
 further at the thresholds and calibration bins; 50 in a subgroup. From the cells:
 
-    auc        pairs of one cell count one half: off by at most `resolution` = sum(P_c N_c) / (2 P N); DeLong's interval
-    calibration  mean probability against the share of positives, with Wilson's interval; slope and intercept
-               fitted to the cells' mean logits, with Wald's interval
-    decision   net benefit TP / n - FP / n * t / (1 - t) of treating where p >= t, of treating all, of none
-    accuracy   at p >= 1/2, with Wilson's interval
+    auc          pairs of one cell count one half: off by at most `resolution` = sum(P_c N_c) / (2 P N)
+    calibration  in bins of equal width, mean probability against the share of positives
+    calibration_slope, calibration_intercept   fitted to the cells' mean logits; see `wardround.training.metrics`
+    decision     net benefit TP / n - FP / n * t / (1 - t) of treating where p >= t, of treating all, of none
+    accuracy     at p >= 1/2
 
-Means (brier, log_loss, mae, rmse) have sums of squares and normal intervals, r2 the delta method's. Survival: pairs
-within each site only; the C-index is their ratio, its variance ``sum(pairs**2 * var) / sum(pairs)**2`` with each site's
-bootstrap variance. All intervals are 95 %, and take records as independent and the sites as given.
+Means (brier, log_loss, mae, rmse) come with sums of squares, r2 with the powers of its delta method. Survival: pairs
+within each site only; the C-index is their ratio, its variance ``sum(pairs**2 * var) / sum(pairs)**2`` with each
+site's bootstrap variance. `wardround.clinical.estimate` says which interval is which; all are 95 %.
 
-A site with a NaN, or a number that cannot be added exactly (an infinite prediction of a number, a fourth power of
-2**62), has no defined records: it sends zeros, and `records` lacks its own. Logits are cut off at ±500.
+A site with a NaN, or a number that cannot be added exactly (an infinite prediction of a number, a sum of 2**62), has
+no defined records: it sends zeros, and `records` lacks its own. Logits are cut off at ±500.
 
-What comes from fewer than `least_count` records is None, and so is the next smallest where the whole minus the rest
-would give it away; so are subgroups whose complement is. Curves show cuts that differ in as many records, or in none.
-Hazard: a rate over enough records is shown even where few of them are positive; nothing here is differential privacy.
+What comes from fewer than `least_count` records is None, and what would give it away (`clinical.suppression`): so are
+subgroups whose complement is. Hazard: a rate over enough records is shown even where few of them are positive.
 
 References:
-    DeLong et al. Comparing the areas under two or more correlated ROC curves. Biometrics, 1988.
-    Wilson. Probable inference, the law of succession, and statistical inference. JASA, 1927.
     Vickers, Elkin. Decision curve analysis. Medical Decision Making, 2006.
     Van Calster et al. A calibration hierarchy for risk models was defined. J Clin Epidemiol, 2016.
-    Harrell et al. Evaluating the yield of medical tests. JAMA, 1982.
+    Steyerberg et al. Assessing the performance of prediction models. Epidemiology, 2010.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from wardround.clinical import contract as data_contract
+from wardround.clinical import curve, estimate, suppression
 from wardround.clinical.contract import METRICS, DataContract
+from wardround.clinical.estimate import Estimate
 from wardround.errors import CodecError
 
 __all__ = ["Appraisal", "check", "length", "results", "site_intervals", "site_sums"]
@@ -45,15 +45,11 @@ __all__ = ["Appraisal", "check", "length", "results", "site_intervals", "site_su
 _Vector = npt.NDArray[np.float64]
 _Mask = npt.NDArray[np.bool_]
 _Records = npt.NDArray[np.floating]
-_Interval = dict[str, float | None]
 _Measure = Callable[[_Records, _Records], Mapping[str, float | None]]
-_Z = 1.959963984540054
 _MAX_NUMBERS = 20_000
 _LARGEST_LOGIT = 500.0
 _LARGEST_SUM = 2.0**62
-_ITERATIONS = 50
-_BLOCK = 2_000_000
-"""Weights of resampled records held at a time."""
+_LARGEST_TOTAL = 2**95
 
 
 class Appraisal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -83,7 +79,7 @@ def check(appraisal: Appraisal, contract: DataContract) -> None:
     if len(set(appraisal.subgroups)) != len(appraisal.subgroups) or not set(appraisal.subgroups) <= indicators:
         raise CodecError("subgroups: boolean columns or name=value of category columns of the contract, each once")
     cuts = (0.0, *appraisal.thresholds, 1.0)
-    if not all(low < high for low, high in zip(cuts, cuts[1:], strict=False)):
+    if not all(low < high for low, high in pairwise(cuts)):
         raise CodecError("thresholds: probabilities above 0 and below 1, rising")
     if not 2 <= appraisal.bins <= 100:
         raise CodecError("bins: 2 to 100")
@@ -152,7 +148,7 @@ def results(
         `events` and `pairs`. `subgroups`: for each name None, or `with` and `without`, the same on these records.
 
     Raises:
-        CodecError: The sums are not as many as the appraisal's, or not finite.
+        CodecError: The sums are not as many as the appraisal's, not finite, or too large.
     """
     if len(sums) != length(appraisal, contract):
         raise CodecError(f"expected {length(appraisal, contract)} sums of the appraisal, found {len(sums)}")
@@ -160,31 +156,33 @@ def results(
         numbers = [Fraction(number) for number in sums]
     except (ValueError, OverflowError) as error:
         raise CodecError("the sums of the appraisal are not finite") from error
+    if any(abs(number) > _LARGEST_TOTAL for number in numbers):
+        raise CodecError("a sum of the appraisal is larger than sites can have sent")
     whole, part = (_size(appraisal, contract, fine=fine) for fine in (True, False))
-    halves = [numbers[start : start + part] for start in range(whole, len(numbers), part)]
-    pairs = dict(zip(appraisal.subgroups, zip(halves[::2], halves[1::2], strict=True), strict=True))
+    everyone, halves = numbers[:whole], [numbers[at : at + part] for at in range(whole, len(numbers), part)]
+    named = {name: (halves[2 * at], halves[2 * at + 1]) for at, name in enumerate(appraisal.subgroups)}
     with np.errstate(all="ignore"):
-        found = _shown(appraisal, contract, numbers[:whole], least_count)
-        total = _records(contract, numbers[:whole])
-        counts = {name: [_records(contract, half) for half in pair] for name, pair in pairs.items()}
-        open_ones = _open_subgroups(contract, counts, total, least_count)
-        subgroups = {
-            name: {side: _shown(appraisal, contract, half, least_count) for side, half in named.items()}
-            if name in open_ones
-            else None
-            for name, pair in pairs.items()
-            for named in [dict(zip(("with", "without"), pair, strict=True))]
-        }
+        found = _shown(appraisal, contract, everyone, least_count, fine=True)
         if contract.label.outcome == "binary":
-            found |= _curves(appraisal, _cells(numbers[:whole]), least_count)
+            found |= curve.curves(_cells(everyone)[:3], appraisal.thresholds, appraisal.bins, least_count)
         if contract.label.outcome == "multiclass":
-            found["classes"] = _classes(contract, numbers[:whole], least_count)
-    return found | {"subgroups": subgroups}
+            found["classes"] = _classes(contract, everyone, least_count)
+        shown = _shown_subgroups(contract, everyone, named, least_count)
+        found["subgroups"] = {
+            name: {
+                "with": _shown(appraisal, contract, having, least_count, fine=False),
+                "without": _shown(appraisal, contract, lacking, least_count, fine=False),
+            }
+            if name in shown
+            else None
+            for name, (having, lacking) in named.items()
+        }
+    return found
 
 
 def site_intervals(
     contract: DataContract, labels: _Records, predictions: _Records, seed: int, resamples: int, measure: _Measure
-) -> dict[str, _Interval]:
+) -> dict[str, Estimate]:
     """Each metric at one site, with the bootstrap's 95 % percentile interval.
 
     Args:
@@ -201,14 +199,14 @@ def site_intervals(
     values = dict(measure(labels, predictions))
     drawn: dict[str, list[float]] = {name: [] for name in METRICS[contract.label.outcome]}
     generator = np.random.default_rng(seed)  # noqa: TID251, the seed is passed
-    for _ in range(resamples if any(_number(value) is not None for value in values.values()) else 0):
+    for _ in range(resamples if any(estimate.number(value) is not None for value in values.values()) else 0):
         places = generator.integers(0, len(labels), len(labels))
         for name, value in measure(labels[places], predictions[places]).items():
-            if name in drawn and _number(value) is not None:
+            if name in drawn and estimate.number(value) is not None:
                 drawn[name].append(float(value or 0.0))
-    found: dict[str, _Interval] = {}
+    found: dict[str, Estimate] = {}
     for name, seen in drawn.items():
-        value = _number(values.get(name))
+        value = estimate.number(values.get(name))
         enough = value is not None and seen and 2 * len(seen) >= resamples
         low, high = (float(bound) for bound in np.percentile(seen, [2.5, 97.5])) if enough else (None, None)
         found[name] = {"value": value, "low": low, "high": high}
@@ -228,19 +226,7 @@ def _size(appraisal: Appraisal, contract: DataContract, *, fine: bool) -> int:
 
 
 def _edges(appraisal: Appraisal, *, fine: bool) -> _Vector:
-    if not fine:
-        return (np.arange(1, 50) - 25) * 0.4
-    # Equal edges stay: the cell between them is empty, and the length hangs on nothing but the appraisal.
-    cuts = [_logit(cut) for cut in (*appraisal.thresholds, *_bin_edges(appraisal))]
-    return np.sort(np.concatenate([(np.arange(1, 200) - 100) / 10, cuts]))
-
-
-def _bin_edges(appraisal: Appraisal) -> list[float]:
-    return [place / appraisal.bins for place in range(1, appraisal.bins)]
-
-
-def _logit(probability: float) -> float:
-    return math.log(probability / (1 - probability))
+    return curve.edges(appraisal.thresholds, appraisal.bins) if fine else curve.COARSE
 
 
 def _sums(
@@ -258,7 +244,9 @@ def _sums(
             powers += [error**2 * truth, error**2 * truth**2]
             return np.array([len(truth), *(power.sum() for power in powers)])
         case "survival":
-            return _survival_sums(labels[:, 0], labels[:, 1] > 0.5, guess, appraisal.resamples, seed)
+            events = labels[:, 1] > 0.5
+            pairs = estimate.concordance(labels[:, 0], events, guess, appraisal.resamples, seed)
+            return np.array([len(events), events.sum(), *pairs])
 
 
 def _binary_sums(edges: _Vector, positive: _Mask, guess: _Vector) -> _Vector:
@@ -279,54 +267,6 @@ def _multiclass_sums(classes: int, labels: npt.NDArray[np.intp], guess: _Vector)
     return np.concatenate([*counts, [loss.sum(), (loss**2).sum()]])
 
 
-def _survival_sums(times: _Vector, events: _Mask, risks: _Vector, resamples: int, seed: int) -> _Vector:
-    count = len(times)
-    if not count:
-        return np.zeros(5)
-    pairs, won = (float(one[0]) for one in _pairs(times, events, risks, np.ones((1, count))))
-    generator = np.random.default_rng(seed)  # noqa: TID251, the seed is passed
-    ratios, at_once = [], max(1, _BLOCK // count)
-    for start in range(0, resamples if pairs else 0, at_once):
-        weights = generator.multinomial(count, np.full(count, 1 / count), min(at_once, resamples - start))
-        drawn, drawn_won = _pairs(times, events, risks, weights.astype(np.float64))
-        ratios.extend((drawn_won[drawn > 0] / drawn[drawn > 0]).tolist())
-    # Where most resamples have no pair: the largest variance that a ratio between 0 and 1 can have.
-    variance = float(np.var(ratios, ddof=1)) if 2 * len(ratios) >= resamples else 0.25
-    return np.array([count, events.sum(), pairs, won, pairs**2 * variance])
-
-
-def _pairs(times: _Vector, events: _Mask, risks: _Vector, weights: _Vector) -> tuple[_Vector, _Vector]:
-    # Comparable pairs, and those won with ties as half, for each row of `weights`: how often a record was drawn.
-    order, happened = np.lexsort((~events, times)), np.sort(times[events])
-    seen = np.searchsorted(happened, times[events], "right") - np.searchsorted(happened, times[events])
-    after = np.searchsorted(times[order], times[events]) + seen
-    running = _running(weights[:, order])
-    pairs = (weights[:, events] * (running[:, -1:] - running[:, after])).sum(axis=1)
-    lower, higher = (_pairs_below(times, events, signed, weights) for signed in (risks, -risks))
-    return pairs, lower + (pairs - lower - higher) / 2
-
-
-def _pairs_below(times: _Vector, events: _Mask, risks: _Vector, weights: _Vector) -> _Vector:
-    # Weight of pairs of an event and a later record of lower risk, as `wardround.training.metrics` counts them.
-    order = np.lexsort((np.where(events, risks, 0.0), ~events, times))
-    _, ranks = np.unique(risks[order], return_inverse=True)
-    counts, weights, places = events[order], weights[:, order], np.arange(len(order))
-    found, half = np.zeros(len(weights)), 1
-    while half < len(order):
-        merged = np.lexsort((places // half % 2, ranks, places // (2 * half)))
-        right = places[merged] // half % 2 == 1
-        passed = _running(np.where(right, weights[:, merged], 0.0))
-        left = np.flatnonzero(~right & counts[merged])
-        below = passed[:, left] - passed[:, left // (2 * half) * (2 * half)]
-        found += (weights[:, merged[left]] * below).sum(axis=1)
-        half *= 2
-    return found
-
-
-def _running(weights: _Vector) -> _Vector:
-    return np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights, axis=1)], axis=1)
-
-
 def _cells(numbers: Sequence[Fraction]) -> _Vector:
     cells = np.array([float(number) for number in numbers[:-4]]).reshape(4, -1)
     cells[:3] = np.maximum(cells[:3], 0.0)
@@ -341,3 +281,104 @@ def _records(contract: DataContract, numbers: Sequence[Fraction]) -> int:
             return int(sum(numbers[: len(contract.label.classes)]))
         case _:
             return int(numbers[0])
+
+
+def _shown(
+    appraisal: Appraisal, contract: DataContract, numbers: Sequence[Fraction], least_count: int, *, fine: bool
+) -> dict[str, object]:
+    # Records and metrics of everyone, or of one half of a subgroup.
+    count = _records(contract, numbers)
+    enough = count >= max(least_count, 1)
+    found: dict[str, object] = {"records": count if enough else None}
+    metrics: dict[str, Estimate] = {}
+    match contract.label.outcome:
+        case "binary":
+            cells = _cells(numbers)
+            positives, negatives, risks, _ = cells.sum(axis=1)
+            found["observed"] = estimate.number(positives / count) if enough else None
+            found["predicted"] = estimate.number(risks / count) if enough else None
+            if enough:
+                metrics = _binary_metrics(cells, numbers[-4:], curve.place(_edges(appraisal, fine=fine), 0.5))
+            if min(positives, negatives) < least_count:
+                # What compares the outcomes would point at the few.
+                metrics = {name: one for name, one in metrics.items() if name not in {"auc", "calibration_slope"}}
+        case "multiclass" if enough:
+            classes = len(contract.label.classes)
+            metrics["accuracy"] = estimate.share(float(sum(numbers[classes : 2 * classes])), count)
+            metrics["log_loss"] = estimate.mean(Fraction(count), *numbers[-2:])
+        case "number" if enough:
+            metrics = _number_metrics(appraisal.scale, numbers)
+        case "survival":
+            found |= {"events": None, "pairs": None}
+            if enough and numbers[1] >= least_count:
+                found |= {"events": int(numbers[1]), "pairs": int(numbers[2])}
+                metrics["c_index"] = _ratio(*numbers[2:])
+        case _:
+            pass
+    return found | {
+        "metrics": {name: metrics.get(name, estimate.interval(None)) for name in METRICS[contract.label.outcome]}
+    }
+
+
+def _binary_metrics(cells: _Vector, means: Sequence[Fraction], middle: int) -> dict[str, Estimate]:
+    positives, negatives, _, logits = cells
+    count = float(positives.sum() + negatives.sum())
+    return {
+        "accuracy": estimate.share(float(positives[middle:].sum() + negatives[:middle].sum()), count),
+        "auc": estimate.auc(positives, negatives),
+        "brier": estimate.mean(Fraction(count), *means[:2]),
+        "calibration_intercept": estimate.intercept(positives, negatives, logits),
+        "calibration_slope": estimate.slope(positives, negatives, logits),
+        "log_loss": estimate.mean(Fraction(count), *means[2:]),
+    }
+
+
+def _number_metrics(scale: float, numbers: Sequence[Fraction]) -> dict[str, Estimate]:
+    count, absolute, squares, fourths = numbers[:4]
+    squared = estimate.mean(count, squares, fourths)
+    return {
+        "mae": _each(estimate.mean(count, absolute, squares), lambda value: value * scale),
+        "r2": estimate.explained([count, squares, *numbers[3:]]),
+        "rmse": _each(squared, lambda value: math.sqrt(max(value, 0.0)) * scale),
+    }
+
+
+def _each(found: Estimate, change: Callable[[float], float]) -> Estimate:
+    return {name: None if value is None else estimate.number(change(value)) for name, value in found.items()}
+
+
+def _ratio(pairs: Fraction, won: Fraction, spread: Fraction) -> Estimate:
+    if pairs <= 0:
+        return estimate.interval(None)
+    return estimate.interval(float(won / pairs), math.sqrt(max(float(spread), 0.0)) / float(pairs), least=0.0, most=1.0)
+
+
+def _shown_subgroups(
+    contract: DataContract,
+    everyone: Sequence[Fraction],
+    named: Mapping[str, tuple[Sequence[Fraction], Sequence[Fraction]]],
+    least_count: int,
+) -> set[str]:
+    total, shown = _records(contract, everyone), set[str]()
+    counts = {name: (_records(contract, pair[0]), _records(contract, pair[1])) for name, pair in named.items()}
+    for column in contract.columns:
+        # The categories of one column part the records, so that the others' counts give the last one's away.
+        names = [f"{column.name}={value}" for value in column.categories] or [column.name]
+        asked = [name for name in names if name in counts]
+        having = [counts[name][0] for name in asked]
+        flags = suppression.hidden([*having, total - sum(having)], least_count) if asked else []
+        for name, flag in zip(asked, flags, strict=False):
+            rest = total - sum(counts[name])
+            if not flag and counts[name][1] >= least_count and (rest == 0 or rest >= least_count):
+                shown.add(name)
+    return shown
+
+
+def _classes(contract: DataContract, numbers: Sequence[Fraction], least_count: int) -> dict[str, object]:
+    names = contract.label.classes
+    counts, right = ([float(one) for one in numbers[at : at + len(names)]] for at in (0, len(names)))
+    flags = suppression.hidden(counts, least_count)
+    return {
+        name: None if flag else {"records": int(count), "accuracy": estimate.share(hits, count)}
+        for name, count, hits, flag in zip(names, counts, right, flags, strict=True)
+    }

@@ -4,7 +4,8 @@ A contract is part of the plan: public, hashed and shown to every approver. It n
 a site's own mapping (`wardround.sources`) says where each column comes from at that site.
 
 The study table that a contract describes has one row per record and ``width(contract)`` float32
-feature columns in the contract's order; a category column of k values takes k columns (one-hot).
+feature columns in the contract's order; a category column of k values takes k columns (one-hot), and one more where
+it takes others; a column whose gaps are masked has an indicator of them behind it.
 """
 
 from typing import Literal
@@ -19,6 +20,7 @@ __all__ = [
     "DataContract",
     "Label",
     "check",
+    "column_features",
     "feature_names",
     "label_columns",
     "numeric_features",
@@ -26,7 +28,7 @@ __all__ = [
 ]
 
 Kind = Literal["number", "boolean", "category"]
-Missing = Literal["refuse", "drop", "mean"]
+Missing = Literal["refuse", "drop", "mean", "mask"]
 Outcome = Literal["binary", "multiclass", "number", "survival"]
 
 METRICS: dict[Outcome, tuple[str, ...]] = {
@@ -43,8 +45,9 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     `unit` is a UCUM code ("mg/dL", "mm[Hg]", "1" for a ratio); `minimum` and `maximum` bound what is
     plausible, in that unit, and a value outside counts as missing. `missing` says what happens to a
-    record without the value: the whole load is refused, the record is dropped, or the federated mean
-    stands in for it.
+    record without the value: the whole load is refused, the record is dropped, the federated mean
+    stands in for it, or that and an indicator ``name=missing`` ("mask"). With `other`, a value that is none of
+    `categories` is a further category ``name=other``, and no error.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     maximum: float | None = None
     categories: tuple[str, ...] = ()
     missing: Missing = "drop"
+    other: bool = False
 
 
 class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -103,15 +107,24 @@ def check(contract: DataContract) -> None:
     if len(names) > 100_000:
         raise CodecError("a data contract may name 100,000 columns")
     for column in contract.columns:
-        if (column.kind == "category") != bool(column.categories):
-            raise CodecError(f"column {column.name!r}: a category column, and no other, lists its categories")
-        if len(set(column.categories)) != len(column.categories):
-            raise CodecError(f"column {column.name!r}: a category is listed twice")
+        _check_column(column)
+    features = feature_names(contract)
+    if len(set(features)) != len(features):
+        raise CodecError("two feature columns would have one name: other and missing are no names of categories here")
     label = contract.label
     if (label.outcome == "multiclass") != bool(label.classes) or (label.outcome == "survival") != bool(label.event):
         raise CodecError("a multiclass label, and no other, lists its classes; a survival label names its event column")
     if not 0.0 <= contract.holdout < 1.0 or contract.min_records < 1:
         raise CodecError("holdout must lie in [0, 1) and min_records be at least 1")
+
+
+def _check_column(column: Column) -> None:
+    if (column.kind == "category") != bool(column.categories):
+        raise CodecError(f"column {column.name!r}: a category column, and no other, lists its categories")
+    if len(set(column.categories)) != len(column.categories):
+        raise CodecError(f"column {column.name!r}: a category is listed twice")
+    if column.other and not column.categories:
+        raise CodecError(f"column {column.name!r}: only a category column takes others")
 
 
 def label_columns(contract: DataContract) -> tuple[str, ...]:
@@ -122,15 +135,23 @@ def label_columns(contract: DataContract) -> tuple[str, ...]:
 
 def feature_names(contract: DataContract) -> tuple[str, ...]:
     """Names of the study table's feature columns; a category column gives ``name=value`` for each value."""
-    names: list[str] = []
-    for column in contract.columns:
-        names.extend([f"{column.name}={value}" for value in column.categories] or [column.name])
-    return tuple(names)
+    return tuple(name for column in contract.columns for name in column_features(column))
+
+
+def column_features(column: Column) -> tuple[str, ...]:
+    """Names of the feature columns that one column takes."""
+    values = [*column.categories, *["other"] * column.other]
+    names = [f"{column.name}={value}" for value in values] or [column.name]
+    return (*names, *[f"{column.name}=missing"] * (column.missing == "mask"))
 
 
 def numeric_features(contract: DataContract) -> tuple[bool, ...]:
     """For each feature column, whether it is a number (and is standardized) or an indicator (and is not)."""
-    return tuple(column.kind == "number" for column in contract.columns for _ in range(max(1, len(column.categories))))
+    return tuple(
+        column.kind == "number" and name == column.name
+        for column in contract.columns
+        for name in column_features(column)
+    )
 
 
 def width(contract: DataContract) -> int:

@@ -1,24 +1,18 @@
-"""What a study may ask about the records beside a model: counts, moments, histograms, and the sums of a GLM.
+"""What a study may ask about the records beside a model: counts, moments and histograms.
 
 Each summary is a row of numbers per site that adds up over sites, so that only the sum need be seen:
 
     counts      records in each category of a column (or class of the label)
     moments     per column: values, their sum and sum of squares  ──▶ count, mean, variance
     histogram   values in each of the bins between the edges, below the first and from the last on
-    glm         score, information and deviance of a generalized linear model at given coefficients:
-                X'(y - mu), X'WX, D: what one Newton step needs; with the gaussian family, normal equations
 
 All take every usable record of a site, held out or not; a record that lacks a value is left out of what
 needs it. In the results a count below `least_count` is None, and so is what was computed from it.
-
-References:
-    McCullagh, Nelder. Generalized Linear Models. 1989, chapter 2.
-    Wolfson et al. DataSHIELD: resolving a conflict in contemporary bioscience. Int J Epidemiol, 2010 (GLM by sums).
 """
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -29,12 +23,10 @@ from wardround.clinical.contract import DataContract
 from wardround.clinical.table import StudyTable
 from wardround.errors import CodecError
 
-__all__ = ["Counts", "Glm", "Histogram", "Moments", "Summary", "check", "length", "results", "site_sums"]
+__all__ = ["Counts", "Histogram", "Moments", "Summary", "check", "length", "results", "site_sums"]
 
-Family = Literal["gaussian", "binomial", "poisson"]
 _Vector = npt.NDArray[np.float64]
 _MAX_NUMBERS = 20_000
-_LARGEST_RATE = 30.0
 
 
 class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="counts"):
@@ -56,15 +48,7 @@ class Histogram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hi
     edges: tuple[float, ...]
 
 
-class Glm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="glm"):
-    """Score, information and deviance at `coefficients`: the intercept's first, then the columns'."""
-
-    family: Family
-    columns: tuple[str, ...]
-    coefficients: tuple[float, ...]
-
-
-Summary: TypeAlias = Counts | Moments | Histogram | Glm
+Summary: TypeAlias = Counts | Moments | Histogram
 
 
 def check(summaries: Sequence[Summary], contract: DataContract) -> None:
@@ -78,7 +62,7 @@ def check(summaries: Sequence[Summary], contract: DataContract) -> None:
     if contract.label.outcome in {"binary", "multiclass"}:
         categories.add(contract.label.name)
     for summary in summaries:
-        named = summary.columns if isinstance(summary, Moments | Glm) else (summary.column,)
+        named = summary.columns if isinstance(summary, Moments) else (summary.column,)
         known = categories if isinstance(summary, Counts) else numbers
         if not named or len(set(named)) != len(named) or not set(named) <= known:
             raise CodecError(f"a {_kind(summary)} needs columns of the contract that fit it, each once")
@@ -86,8 +70,6 @@ def check(summaries: Sequence[Summary], contract: DataContract) -> None:
             not summary.edges or any(low >= high for low, high in zip(summary.edges, summary.edges[1:], strict=False))
         ):
             raise CodecError(f"the edges of the histogram of {summary.column!r} must rise")
-        if isinstance(summary, Glm):
-            _check_glm(summary, contract)
     if sum(length(summary, contract) for summary in summaries) > _MAX_NUMBERS:
         raise CodecError(f"the summaries have more than {_MAX_NUMBERS:,} numbers")
 
@@ -101,9 +83,6 @@ def length(summary: Summary, contract: DataContract) -> int:
             return 3 * len(summary.columns)
         case Histogram():
             return len(summary.edges) + 1
-        case Glm():
-            size = 1 + len(summary.columns)
-            return 2 + size + size * (size + 1) // 2
 
 
 def site_sums(summaries: Sequence[Summary], table: StudyTable, contract: DataContract) -> _Vector:
@@ -126,14 +105,6 @@ def results(
 
 def _kind(summary: Summary) -> str:
     return type(summary).__name__.lower()
-
-
-def _check_glm(summary: Glm, contract: DataContract) -> None:
-    outcomes = {"gaussian": {"number"}, "poisson": {"number"}, "binomial": {"binary"}}[summary.family]
-    if contract.label.outcome not in outcomes:
-        raise CodecError(f"a {summary.family} model needs a label whose outcome is {' or '.join(outcomes)}")
-    if len(summary.coefficients) != 1 + len(summary.columns):
-        raise CodecError("a glm needs a coefficient for the intercept and one for each column")
 
 
 def _categories(column: str, contract: DataContract) -> tuple[str, ...]:
@@ -160,8 +131,6 @@ def _sums(summary: Summary, table: StudyTable, contract: DataContract) -> _Vecto
             values = _values(summary.column, table, contract)
             bins = np.searchsorted(summary.edges, values[~np.isnan(values)], side="right")
             return np.bincount(bins, minlength=len(summary.edges) + 1).astype(np.float64)
-        case Glm():
-            return _glm(summary, table, contract)
 
 
 def _counts(summary: Counts, table: StudyTable, contract: DataContract) -> _Vector:
@@ -177,30 +146,6 @@ def _counts(summary: Counts, table: StudyTable, contract: DataContract) -> _Vect
     return found
 
 
-def _glm(summary: Glm, table: StudyTable, contract: DataContract) -> _Vector:
-    columns = [_values(name, table, contract) for name in summary.columns]
-    design = np.column_stack([np.ones(len(table.labels)), *columns])
-    whole = ~np.isnan(design).any(axis=1)
-    design, labels = design[whole], table.labels[whole].astype(np.float64)
-    # A rate beyond this is no fit's; it only would overflow.
-    linear = np.clip(design @ np.array(summary.coefficients), -_LARGEST_RATE, _LARGEST_RATE)
-    if summary.family == "gaussian":
-        linear = design @ np.array(summary.coefficients)
-        mean, weight, deviance = linear, np.ones(len(labels)), np.square(labels - linear).sum()
-    elif summary.family == "binomial":
-        mean = 1.0 / (1.0 + np.exp(-linear))
-        weight = mean * (1.0 - mean)
-        deviance = 2.0 * (np.logaddexp(0.0, linear) - labels * linear).sum()
-    else:
-        mean = weight = np.exp(linear)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(labels > 0, labels * np.log(labels / mean), 0.0)
-        deviance = 2.0 * (ratio - (labels - mean)).sum()
-    information = (design * weight[:, None]).T @ design
-    upper = information[np.triu_indices(design.shape[1])]
-    return np.concatenate([[len(labels), deviance], design.T @ (labels - mean), upper])
-
-
 def _result(summary: Summary, sums: Sequence[Fraction], contract: DataContract, least_count: int) -> dict[str, object]:
     match summary:
         case Counts():
@@ -214,8 +159,6 @@ def _result(summary: Summary, sums: Sequence[Fraction], contract: DataContract, 
             for place, name in enumerate(summary.columns):
                 found[name] = _moments(*sums[3 * place : 3 * place + 3], least_count=least_count)
             return {"kind": "moments", "columns": found}
-        case Glm():
-            return _glm_result(summary, sums, least_count)
 
 
 def _shown(value: Fraction, least_count: int) -> int | None:
@@ -231,19 +174,3 @@ def _moments(count: Fraction, total: Fraction, squares: Fraction, *, least_count
         return {"count": None, "mean": None, "variance": None}
     variance = (squares - total * total / count) / (count - 1)
     return {"count": int(count), "mean": float(total / count), "variance": max(float(variance), 0.0)}
-
-
-def _glm_result(summary: Glm, sums: Sequence[Fraction], least_count: int) -> dict[str, object]:
-    size = 1 + len(summary.columns)
-    shown: dict[str, object] = {"kind": "glm", "family": summary.family, "columns": list(summary.columns)}
-    if sums[0] < max(least_count, size + 1):
-        return shown | {"count": None, "deviance": None, "score": None, "information": None}
-    information = np.zeros((size, size))
-    information[np.triu_indices(size)] = [float(value) for value in sums[2 + size :]]
-    information += np.triu(information, 1).T
-    return shown | {
-        "count": int(sums[0]),
-        "deviance": float(sums[1]),
-        "score": [float(value) for value in sums[2 : 2 + size]],
-        "information": information.tolist(),
-    }

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wardround.clinical import units
-from wardround.clinical.contract import Column, DataContract, label_columns, width
+from wardround.clinical.contract import Column, DataContract, column_features, label_columns, width
 from wardround.clinical.table import LoadReport, StudyTable
 from wardround.errors import ClinicalError, ColumnTypeError, MissingColumnError, TooFewRecordsError
 
@@ -128,7 +128,7 @@ def study_table(contract: DataContract, cells: Mapping[str, Cells], layout: Layo
         if position >= len(contract.columns):
             others[column.name] = values
             continue
-        stop = start + max(1, len(column.categories))
+        stop = start + len(column_features(column))
         features[:, start:stop] = _encoded(column, values)
         start = stop
     used = int(keep.sum())
@@ -275,7 +275,8 @@ def _reader(column: Column) -> Callable[[str], float | None]:
         return _number
     if column.kind == "boolean":
         return lambda text: _TRUTH.get(text.lower())
-    return {text: float(index) for index, text in enumerate(column.categories)}.get
+    places = {text: float(index) for index, text in enumerate(column.categories)}
+    return lambda text: places.get(text, float(len(places)) if column.other else None)
 
 
 def _number(text: str) -> float | None:
@@ -313,11 +314,13 @@ def _refuse(column: Column, absent: npt.NDArray[np.bool_]) -> None:
 
 
 def _encoded(column: Column, values: _Floats) -> npt.NDArray[np.float64]:
-    if column.kind != "category":
-        return values[:, None]
-    hot: _Floats = (values[:, None] == np.arange(len(column.categories))).astype(np.float64)
-    hot[np.isnan(values)] = np.nan
-    return hot
+    encoded = values[:, None]
+    if column.kind == "category":
+        encoded = (values[:, None] == np.arange(len(column.categories) + column.other)).astype(np.float64)
+        encoded[np.isnan(values)] = np.nan
+    if column.missing == "mask":
+        encoded = np.column_stack([encoded, np.isnan(values)])
+    return encoded
 
 
 def _labels(contract: DataContract, others: Mapping[str, _Floats]) -> npt.NDArray[np.float32]:

@@ -1,12 +1,13 @@
 """From a plan to the terms of its run: which rounds there are, what bounds them, and what lateness costs."""
 
-from typing import Literal
-
+from wardround import analysis
 from wardround.aggregation import robust, staleness
+from wardround.clinical import appraisal
 from wardround.codec import tensors
 from wardround.ids import RunId, SiteId, study_of
 from wardround.protocol.events import RunTerms
 from wardround.protocol.learning import sites_share
+from wardround.protocol.messages import Kind  # noqa: TC001, as every other import here
 from wardround.protocol.plan import Plan, aggregation_rule, statistics_manifest
 from wardround.protocol.secure import secure_terms
 
@@ -15,14 +16,16 @@ __all__ = ["discount_of", "quorum_of", "terms_of"]
 
 def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
     """What of a plan decides how its run goes."""
-    first: list[Literal["statistics"]] = ["statistics"] if plan.data.scaling == "federated" or plan.summaries else []
-    train: list[Literal["train"]] = ["train"] * plan.training.rounds
+    first: list[Kind] = ["statistics"] if plan.data.scaling == "federated" or plan.summaries else []
+    between: list[Kind] = ["analysis"] * analysis.rounds(plan.analyses)
+    train: list[Kind] = ["train"] * plan.training.rounds
+    last: list[Kind] = ["evaluate"] if train else []
     return RunTerms(
         run=run,
         study=study_of(run),
         sites=sites,
         quorum=quorum_of(plan),
-        agenda=(*first, *train, "evaluate"),
+        agenda=(*first, *between, *train, *last),
         update_size=plan.initial.size,
         statistics_size=tensors.file_bytes(statistics_manifest(plan.data)),
         max_records=plan.limits.max_records,
@@ -33,6 +36,7 @@ def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
         secure=secure_terms(plan),
         asynchronous=plan.training.asynchronous,
         screening=plan.screening,
+        appraisal_numbers=appraisal.length(plan.appraisal, plan.data) if plan.appraisal else 0,
         is_controlled=sites_share(plan.training.local),
     )
 

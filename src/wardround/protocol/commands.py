@@ -46,9 +46,10 @@ class Combined:
     server_state: tuple[BlobRef, ...]
     present: frozenset[SiteId]
     evaluation: Evaluation | None = None
-    summaries: BlobRef | None = None
+    findings: dict[str, BlobRef] = field(default_factory=dict)
     set_aside: dict[SiteId, str] = field(default_factory=dict)
     norm: float | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

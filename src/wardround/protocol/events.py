@@ -55,7 +55,8 @@ class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What of the plan decides how a run goes; `update_size` is the exact size of an update's file in bytes.
 
-    With `is_controlled`, sites work from the first vector of the server rule's state, too.
+    With `is_controlled`, sites work from the first vector of the server rule's state, too. At the end a site gives
+    `appraisal_numbers` for the appraisal.
     """
 
     run: RunId
@@ -74,6 +75,7 @@ class RunTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     asynchronous: Asynchronous | None = None
     screening: Screening | None = None
     is_controlled: bool = False
+    appraisal_numbers: int = 0
 
     def buffered(self, number: int) -> Asynchronous | None:
         """How a round takes late updates: not at all, unless it trains and the plan is asynchronous."""
@@ -208,8 +210,9 @@ class CohortAbandoned(_Event, frozen=True, tag="cohort-abandoned"):
 class RoundCombined(_Event, frozen=True, tag="round-combined"):
     """The round's result: the new model, the global statistics, and the server rule's own state.
 
-    `evaluation` is the mean over all sites, where only that is known; `summaries` a canonical JSON list.
-    `norm` is the median norm of the updates, where they were screened.
+    `evaluation` is the mean over all sites, where only that is known. `norm` is the median norm of the updates, where
+    they were screened. `findings` are documents of canonical JSON by name: "summaries", "analyses" (a list of
+    `analysis.Fit`) and "appraisal". When all analyses are done, `skipped` rounds that they could take are not held.
     """
 
     number: int
@@ -217,8 +220,9 @@ class RoundCombined(_Event, frozen=True, tag="round-combined"):
     standardization: BlobRef | None
     server_state: tuple[BlobRef, ...]
     evaluation: Evaluation | None = None
-    summaries: BlobRef | None = None
     norm: float | None = None
+    findings: dict[str, BlobRef] = {}
+    skipped: int = 0
 
 
 class RunCompleted(_Event, frozen=True, tag="run-completed"):

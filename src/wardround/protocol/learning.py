@@ -120,14 +120,14 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     asynchronous: Asynchronous | None = None
 
 
-def check(training: Training, manifest: Manifest) -> None:
+def check(training: Training, manifest: Manifest, *, least_rounds: int = 1) -> None:
     """Refuse training that no run could follow.
 
     Raises:
         CodecError: Says which setting.
     """
-    if not 1 <= training.rounds <= 100_000 or (training.epochs > 0) == (training.steps > 0):
-        raise CodecError("training needs 1 to 100,000 rounds, and either epochs or steps (the other 0)")
+    if not least_rounds <= training.rounds <= 100_000 or (training.epochs > 0) == (training.steps > 0):
+        raise CodecError(f"training needs {least_rounds} to 100,000 rounds, and either epochs or steps (the other 0)")
     if training.batch_size < 1 or min(training.epochs, training.steps) < 0:
         raise CodecError("batch_size must be positive, epochs and steps not negative")
     rates = (training.optimizer.learning_rate, training.server.learning_rate, training.server.tau)

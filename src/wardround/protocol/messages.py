@@ -52,7 +52,7 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 INLINE_BYTES = 256 * 1024
 """Blobs up to this size ride inside the message that names them, which saves a request."""
 
-Kind = Literal["statistics", "train", "evaluate"]
+Kind = Literal["statistics", "analysis", "train", "evaluate"]
 Role = Literal["site", "researcher", "operator"]
 
 _T = TypeVar("_T")
@@ -86,7 +86,8 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="task"):
     """What one site is asked to do in one round.
 
-    `base` is the model version to evaluate and train from; `standardization` the global mean and
+    `base` is the model version to evaluate and train from, in a round of analyses what these have come to, a
+    canonical JSON list of `analysis.Fit`; `standardization` the global mean and
     standard deviation, once there are any; `control` the hub's control variate, where the algorithm has one.
     Their bytes may ride along inline. `notice` is what the site should know, such as that its last update was set
     aside. `counted` is the last round for which this site's update is in an aggregate.
@@ -151,13 +152,16 @@ class Divergence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the base model does on the site's held-out records; an undefined metric is None, never a number.
 
-    `personal` are the metrics of the site's own model, where the plan has one.
+    `personal` are the metrics of the site's own model, where the plan has one. At the end, where the plan has an
+    appraisal: `intervals` are 95 % bootstrap intervals at this site, `appraisal` its numbers, to be added over sites.
     """
 
     records: int
     metrics: dict[str, float | None]
     personal: dict[str, float | None] = {}
     divergence: Divergence | None = None
+    intervals: dict[str, tuple[float, float]] = {}
+    appraisal: tuple[float, ...] = ()
 
 
 class Contribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -237,7 +241,7 @@ class RunStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     rounds: int
     model: BlobRef | None = None
     standardization: BlobRef | None = None
-    summaries: BlobRef | None = None
+    findings: dict[str, BlobRef] = {}
     reason: str = ""
     events: tuple[dict[str, object], ...] = ()
     last_seq: int = 0

@@ -14,10 +14,13 @@ from typing import Literal
 
 import msgspec
 
+from wardround import analysis
 from wardround.aggregation import robust, staleness
 from wardround.aggregation.robust import Mixing, RuleName
+from wardround.analysis import Analysis
+from wardround.clinical import appraisal, summaries
 from wardround.clinical import contract as data_contract
-from wardround.clinical import summaries
+from wardround.clinical.appraisal import Appraisal
 from wardround.clinical.contract import DataContract
 from wardround.clinical.summaries import Summary
 from wardround.codec import canonical, tensors
@@ -164,7 +167,9 @@ class SecureAggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All that a study will do. `expires` is in seconds since 1970-01-01 UTC.
 
-    `summaries` are computed once, in the first round, and only under secure aggregation.
+    `summaries` are computed once, in the first round, and `analyses` in rounds of their own before training; both only
+    under secure aggregation. With analyses, training may have no rounds at all. `appraisal` says what the last
+    evaluation shows beside metrics; subgroups only under secure aggregation.
     """
 
     format: Literal["wardround-plan/1"] = "wardround-plan/1"
@@ -184,6 +189,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     limits: Limits = Limits()
     secure: SecureAggregation | None = None
     summaries: tuple[Summary, ...] = ()
+    analyses: tuple[Analysis, ...] = ()
+    appraisal: Appraisal | None = None
     expires: int
     seed: int = 0
 
@@ -209,7 +216,7 @@ def check(plan: Plan) -> None:
         raise CodecError(f"participants must be sorted, each once, and at most {MAX_SITES}")
     if not 1 <= plan.min_participants <= len(plan.participants):
         raise CodecError("min_participants must be between 1 and the number of participants")
-    learning.check(plan.training, plan.manifest)
+    learning.check(plan.training, plan.manifest, least_rounds=0 if plan.analyses else 1)
     _check_limits(plan.limits)
     _check_aggregation(plan)
     tensors.flat_dtype(plan.manifest)
@@ -217,9 +224,7 @@ def check(plan: Plan) -> None:
         raise CodecError(f"a model has parameters, and they are {' or '.join(tensors.MODEL_DTYPES)}")
     digest_name(plan.initial.digest)
     tensors.check_size(plan.initial.size, plan.manifest)
-    summaries.check(plan.summaries, plan.data)
-    if plan.summaries and plan.secure is None:
-        raise CodecError("summaries need secure aggregation: a site's own counts must not be seen")
+    _check_findings(plan)
     if plan.secure is not None:
         _check_secure(plan, plan.secure)
     if isinstance(plan.model, CodePackage):
@@ -273,6 +278,17 @@ def statistics_manifest(contract: DataContract) -> Manifest:
     """Layout of a standardization vector: per feature a count, a sum and a sum of squares, in float64."""
     columns = data_contract.width(contract)
     return tuple(tensors.TensorSpec(name, (columns,), "float64") for name in ("count", "sum", "sum_of_squares"))
+
+
+def _check_findings(plan: Plan) -> None:
+    summaries.check(plan.summaries, plan.data)
+    analysis.check(plan.analyses, plan.data)
+    if plan.appraisal is not None:
+        appraisal.check(plan.appraisal, plan.data)
+        if plan.appraisal.subgroups and plan.secure is None:
+            raise CodecError("subgroups need secure aggregation: a site's own few must not be seen")
+    if (plan.summaries or plan.analyses) and plan.secure is None:
+        raise CodecError("summaries and analyses need secure aggregation: a site's own counts must not be seen")
 
 
 def _check_secure(plan: Plan, secure: SecureAggregation) -> None:

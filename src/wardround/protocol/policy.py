@@ -6,6 +6,7 @@ stricter takes effect at once. It can only say no.
 
 import msgspec
 
+from wardround import analysis
 from wardround.errors import PolicyError
 from wardround.ids import Digest, SiteId
 from wardround.protocol.plan import CodePackage, Plan
@@ -158,7 +159,17 @@ def _leaving(plan: Plan, *, standardize: bool) -> list[str]:
     if plan.summaries:
         named = ", ".join(sorted({type(summary).__name__.lower() for summary in plan.summaries}))
         sums += f"Once, numbers for {len(plan.summaries)} summaries leave it ({named}). "
+    if plan.analyses:
+        named = ", ".join(sorted({str(type(one).__struct_config__.tag) for one in plan.analyses}))
+        sums += f"Before training, in up to {analysis.rounds(plan.analyses)} rounds, numbers for {named} leave it. "
+    if plan.appraisal is not None:
+        groups = ", ".join(plan.appraisal.subgroups)
+        sums += (
+            f"At the end, counts for curves and intervals leave it{f', also of subgroups ({groups})' * bool(groups)}. "
+        )
     update = f"a model update of {plan.initial.size:,} bytes, the number of training records"
+    if not plan.training.rounds:
+        return [f"{sums}All of it is masked: the hub sees only sums over at least {plan.min_participants} sites."]
     left = f"{sums}In each round {update}, and metrics on held-out records leave the site. No record leaves it."
     if secure is None:
         return [left, "The update is not masked or noised in this version: the hub's operator can see it."]

@@ -233,8 +233,8 @@ def _offence(round_: Round, site: SiteId, contribution: Contribution) -> str:
         return _disclosed(terms.secure, contribution)  # (12)
     if not 1 <= contribution.records <= terms.max_records:  # (3)
         return f"{contribution.records} claimed records; the plan allows 1 to {terms.max_records}"
-    if not _is_finite(contribution):  # (3)
-        return _NOT_FINITE
+    if flaw := _number_flaw(round_, contribution):  # (3)
+        return flaw
     if kind == "evaluate" and contribution.update is not None:  # (4)
         return "this round only evaluates, and the answer has an update"
     size = contribution.update.size if contribution.update else 0
@@ -242,6 +242,14 @@ def _offence(round_: Round, site: SiteId, contribution: Contribution) -> str:
         word = "large" if size > _expected_size(terms, kind) else "small"
         return f"too {word}: the update must have {_expected_size(terms, kind)} bytes, and has {size}"
     return ""
+
+
+def _number_flaw(round_: Round, contribution: Contribution) -> str:
+    given = len(contribution.evaluation.appraisal) if contribution.evaluation else 0
+    wanted = round_.terms.appraisal_numbers if round_.opened.kind == "evaluate" else 0
+    if given != wanted:
+        return f"the plan's appraisal has {wanted} numbers in this round, and the answer {given}"
+    return "" if _is_finite(contribution) else _NOT_FINITE
 
 
 def _disclosed(secure: SecureTerms, contribution: Contribution) -> str:
@@ -258,14 +266,15 @@ def _is_finite(contribution: Contribution) -> bool:
     found = contribution.evaluation
     numbers: list[float | None] = [contribution.train_seconds]
     if found is not None:
-        numbers += [*found.metrics.values(), *found.personal.values()]
+        numbers += [*found.metrics.values(), *found.personal.values(), *found.appraisal]
+        numbers += [bound for interval in found.intervals.values() for bound in interval]
         apart = found.divergence
         numbers += [apart.cosine, apart.norm, apart.aggregate_norm] if apart else []
     return all(math.isfinite(value) for value in numbers if value is not None)
 
 
 def _expected_size(terms: RunTerms, kind: str) -> int:
-    return {"statistics": terms.statistics_size, "train": terms.update_size, "evaluate": 0}[kind]
+    return {"statistics": terms.statistics_size, "train": terms.update_size}.get(kind, 0)
 
 
 def _settle(round_: Round, event: RunEvent, now: float) -> list[RunEvent]:

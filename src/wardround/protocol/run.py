@@ -63,6 +63,7 @@ from wardround.protocol.run_state import (
     Phase,
     Run,
     awaits,
+    base_of,
     due,
     evolve,
     next_buffer,
@@ -180,13 +181,14 @@ def _combined(run: Run, command: commands.Combined, now: float) -> list[RunEvent
         standardization=command.standardization,
         server_state=command.server_state,
         evaluation=command.evaluation,
-        summaries=command.summaries,
+        findings=command.findings,
         norm=command.norm,
+        skipped=command.skipped,
     )
     events: list[RunEvent] = [*aside, combined]
     for event in events:
         run = evolve(run, event)
-    if number == len(run.terms.agenda):
+    if number + command.skipped == len(run.terms.agenda):
         return [*events, RunCompleted(at=now, model=command.model)]
     suspended = _suspended(run, now)  # (10)
     for event in suspended:
@@ -275,7 +277,7 @@ def _formed(run: Run, sites: Iterable[SiteId], now: float) -> list[CohortFormed]
                 attempt=run.cohort + place,
                 kind=round_.opened.kind,
                 nonces={site: members[site].nonce for site in group},
-                bases={site: run.bases.get(trained[site], run.model).digest for site in group},
+                bases={site: run.bases.get(trained[site], base_of(run)).digest for site in group},
                 discounts={site: discount_of(run.terms, round_.number, trained[site]) for site in group},
                 standardization=run.standardization,
                 epoch=epoch_of(now),

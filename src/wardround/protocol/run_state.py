@@ -30,7 +30,7 @@ from wardround.protocol.messages import Kind, Task
 from wardround.protocol.plan import BlobRef
 from wardround.secagg.terms import Terms
 
-__all__ = ["Group", "Phase", "Run", "awaits", "due", "evolve", "next_buffer", "run_of", "task_for"]
+__all__ = ["Group", "Phase", "Run", "awaits", "base_of", "due", "evolve", "next_buffer", "run_of", "task_for"]
 
 
 class Phase(enum.Enum):
@@ -77,7 +77,7 @@ class Run:
     seq: int = 1
     round: rounds.Round | None = None
     standardization: BlobRef | None = None
-    summaries: BlobRef | None = None
+    findings: dict[str, BlobRef] = field(default_factory=dict)
     server_state: tuple[BlobRef, ...] = ()
     left: frozenset[SiteId] = frozenset()
     gatherings: int = 0
@@ -186,12 +186,18 @@ def task_for(run: Run, site: SiteId) -> Task | None:
         study=run.terms.study,
         number=round_.number,
         kind=round_.opened.kind,
-        base=run.model,
+        base=base_of(run),
         standardization=run.standardization,
         notice=run.notices.get(site, ""),
         control=run.server_state[0] if run.terms.is_controlled and run.server_state else None,
         counted=run.counted.get(site, 0),
     )
+
+
+def base_of(run: Run) -> BlobRef:
+    """What the round works from: the model, or what the analyses have come to, once they have come to something."""
+    is_analysis = run.round is not None and run.round.opened.kind == "analysis"
+    return run.findings.get("analyses", run.model) if is_analysis else run.model
 
 
 def _evolved(run: Run, event: RunEvent) -> Run:
@@ -210,9 +216,9 @@ def _evolved(run: Run, event: RunEvent) -> Run:
                 phase=Phase.GATHERING,
                 model=event.model,
                 standardization=event.standardization,
-                summaries=event.summaries or run.summaries,
+                findings=run.findings | event.findings,
                 server_state=event.server_state,
-                completed_rounds=event.number,
+                completed_rounds=event.number + event.skipped,
                 gather_until=event.at + run.terms.round_timeout_seconds,
                 norms=run.norms if event.norm is None else (*run.norms, event.norm)[-MEMORY:],
                 set_aside=_in_a_row(run),

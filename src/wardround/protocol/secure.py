@@ -5,8 +5,9 @@ Hub and node build a cohort's terms from the plan by the same function; a node t
     round         section "update" (32 bit)            section "sums" (64 bit, exact)
     statistics                                         count, sum and sum of squares of each feature,
                                                        then the plan's summaries
+    analysis                                           the numbers of the plan's analyses
     train         the arrays that the plan sends       weight, then the sums of the evaluation
-    evaluate                                           the sums of the evaluation
+    evaluate                                           the sums of the evaluation, then those of the appraisal
 
 The sums of an evaluation are, for each metric that the outcome knows (sorted by name): the held-out
 records on which it is defined, and these times its value; before them, all held-out records; after them, where
@@ -22,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, UnsetType
 
+from wardround import analysis
+from wardround.clinical import appraisal, summaries
 from wardround.clinical import contract as data_contract
-from wardround.clinical import summaries
 from wardround.clinical.contract import METRICS, DataContract
 from wardround.codec import fixedpoint
 from wardround.codec.fixedpoint import Encoding
@@ -72,7 +74,12 @@ def secure_terms(plan: Plan) -> SecureTerms | None:
     evaluation = 0 if secure.site_metrics else 1 + 2 * models * len(METRICS[plan.data.label.outcome])
     sent = sum(stop - start for start, stop in columns_sent(plan))
     summary = sum(summaries.length(summary, plan.data) for summary in plan.summaries)
-    sums = {"statistics": 3 * data_contract.width(plan.data) + summary, "train": 1 + evaluation, "evaluate": evaluation}
+    sums = {
+        "statistics": 3 * data_contract.width(plan.data) + summary,
+        "analysis": sum(analysis.length(one, plan.data) for one in plan.analyses),
+        "train": 1 + evaluation,
+        "evaluate": evaluation + (appraisal.length(plan.appraisal, plan.data) if plan.appraisal else 0),
+    }
     sections: dict[str, tuple[Section, ...]] = {
         kind: (Section("sums", 64, fixedpoint.DIGITS * count),) for kind, count in sums.items() if count
     }

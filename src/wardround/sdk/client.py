@@ -15,7 +15,8 @@ from wardround.errors import ConfigError, UnavailableError
 from wardround.ids import CommandId, RunId, StudyId
 from wardround.protocol import plan as plans
 from wardround.protocol.messages import Proposal, RunStatus, StudyStatus
-from wardround.protocol.plan import BlobRef
+from wardround.protocol.plan import BlobRef, Plan
+from wardround.sdk.findings import file_name
 from wardround.sdk.study import Study
 from wardround.storage.model_files import FolderModelFiles
 from wardround.system import private_folder, write_private
@@ -111,11 +112,26 @@ class Researcher:
         self._fetch(run, status.model, target)
         if status.standardization is not None:
             self._fetch(run, status.standardization, folder / "standardization.safetensors")
-        if status.summaries is not None:
-            self._fetch(run, status.summaries, folder / "summaries.json")
         plan = self.hub.plan(StudyId(run.partition(".")[0]))
         (folder / "plan.json").write_bytes(plan.plan)
+        for name, data in self.findings(run)[1].items():
+            (folder / f"{name}.json").write_bytes(data)
         return target
+
+    def findings(self, run: RunId) -> tuple[Plan, dict[str, bytes]]:
+        """The plan of a run's study, and what the run found beside its model: canonical JSON by name.
+
+        Raises:
+            CodecError: The hub sent a finding of a name that there is not.
+            DigestMismatchError: The hub sent other bytes.
+        """
+        plan = canonical.decode(self.hub.plan(StudyId(run.partition(".")[0])).plan, Plan)
+        found = {}
+        with tempfile.TemporaryDirectory() as folder:
+            files = FolderModelFiles(Path(folder))
+            for name, ref in self.hub.run(run).findings.items():
+                found[file_name(name)] = files.bytes_of(files.fetch(ref, run, self.hub, b""))
+        return plan, found
 
     def _fetch(self, run: RunId, ref: BlobRef, target: Path) -> None:
         files = FolderModelFiles(target.parent / ".download")

@@ -4,6 +4,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from wardround.sdk import appraisal_page
+
 __all__ = ["demo_page", "run_page"]
 
 _COLOURS = ("#1b6ca8", "#c8553d", "#3c8d4f", "#8a5fb0", "#b58a00", "#4a4a4a")
@@ -19,9 +21,16 @@ svg{max-width:100%;height:auto}.note{color:#555}details{margin:.5rem 0}
 Event = Mapping[str, Any]
 
 
-def run_page(title: str, events: Sequence[Event]) -> str:
-    """A run: curves per site, what left each site, how it went."""
-    return _page(title, [_curves(events), _bytes_table(events), _set_aside_table(events), _history(events)])
+def run_page(title: str, events: Sequence[Event], found: Mapping[str, Any] | None = None) -> str:
+    """A run: what it showed (see `wardround.sdk.evidence`), curves per site, what left each site, how it went."""
+    parts = [
+        *_evidence(found or {}),
+        _curves(events),
+        _bytes_table(events),
+        _set_aside_table(events),
+        _history(events),
+    ]
+    return _page(title, parts)
 
 
 def demo_page(
@@ -37,7 +46,7 @@ def demo_page(
         for name, models in comparison.on_own_patients.items()
     ]
     everyone = [
-        [name, str(scores["accuracy"]), str(scores["AUC"])] for name, scores in comparison.on_all_patients.items()
+        [name, str(scores["accuracy"]), str(scores["auc"])] for name, scores in comparison.on_all_patients.items()
     ]
     times = [[name, f"{seconds:.1f} s"] for name, seconds in phases.items()]
     parts = [
@@ -64,6 +73,83 @@ def _page(title: str, parts: Iterable[str]) -> str:
     return f'<!doctype html><html lang="en">{page}</html>\n'
 
 
+def _evidence(found: Mapping[str, Any]) -> list[str]:
+    if not found:
+        return []
+    sites = found["sites"]
+    advice = "".join(f"<li>{html.escape(words)}</li>" for words in found["advice"])
+    parts = [f"<h2>Advice</h2><ul>{advice}</ul>" if advice else "", _comparison(found.get("comparison") or [])]
+    if "appraisal" in found:
+        parts += appraisal_page.sections(found["appraisal"], {name: site["metrics"] for name, site in sites.items()})
+    parts += [_personal(sites), _divergence(sites)]
+    return [*parts, *(_analysis(one) for one in found.get("analyses", []))]
+
+
+def _comparison(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Models beside one another on each site's held-out records: from simulations, which have all records."""
+    if not rows:
+        return ""
+    names = [name for name in rows[0] if name not in {"site", "metric"}]
+    body = [[row["site"], row["metric"], *(_number(row[name]) for name in names)] for row in rows]
+    return _table("Models on each site's held-out records", ["site", "metric", *names], body)
+
+
+def _personal(sites: Mapping[str, Any]) -> str:
+    rows = [
+        [name, metric, _number(site["metrics"][metric]["value"]), _number(own)]
+        for name, site in sorted(sites.items())
+        for metric, own in sorted(site["personal"].items())
+        if metric in site["metrics"]
+    ]
+    return (
+        _table("The site's own model beside the global one", ["site", "metric", "global", "own"], rows) if rows else ""
+    )
+
+
+def _divergence(sites: Mapping[str, Any]) -> str:
+    series = {
+        name: [(one["round"], one["cosine"]) for one in site["divergence"] if one["cosine"] is not None]
+        for name, site in sites.items()
+    }
+    known = {name: points for name, points in series.items() if points}
+    return _chart("cosine between each site's update and what became of all", known) if known else ""
+
+
+def _analysis(one: Mapping[str, Any]) -> str:
+    head = f"{one['kind']}: {one.get('detail') or one['status']}"
+    if "terms" in one:
+        ratio = str(one.get("ratio") or "")
+        headings = ["term", "coefficient", "standard error", "95 % interval", "p", ratio]
+        rows = [
+            [
+                term["name"],
+                _number(term["coefficient"], 6),
+                _number(term["standard_error"], 6),
+                f"{_number(term['lower'])} to {_number(term['upper'])}",
+                _number(term["p"], 4),
+                _number(term.get("ratio")),
+            ]
+            for term in one["terms"]
+        ]
+        return _table(head, headings, rows)
+    test = one["log_rank_test"]
+    words = "" if test["statistic"] is None else f", log-rank p = {_number(test['p'], 4)}"
+    series = {
+        curve["name"]: [(0.0, 1.0), *((point["time"], point["survival"]) for point in curve["points"])]
+        for curve in one["curves"]
+        if curve["points"]
+    }
+    return _chart(f"survival{words}", series, "time") if series else _note(head)
+
+
+def _note(words: str) -> str:
+    return f'<p class="note">{html.escape(words)}</p>'
+
+
+def _number(value: Any, digits: int = 3) -> str:  # noqa: ANN401
+    return "undefined" if value is None else f"{value:.{digits}f}"
+
+
 def _curves(events: Sequence[Event]) -> str:
     metrics: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for event in [*_of(events, "update-accepted"), *_pooled(events)]:
@@ -79,14 +165,14 @@ def _pooled(events: Sequence[Event]) -> list[Event]:
     return [{**event, "site": "all sites"} for event in _of(events, "round-combined") if event.get("evaluation")]
 
 
-def _chart(title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+def _chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]], unit: str = "round") -> str:
     values = [value for points in series.values() for _, value in points]
     rounds = [number for points in series.values() for number, _ in points]
     low, high = min(values), max(values)
     low, high = (low - 0.05, high + 0.05) if high - low < 1e-6 else (low, high)
     first, last = min(rounds), max(*rounds, min(rounds) + 1)
 
-    def place(number: int, value: float) -> str:
+    def place(number: float, value: float) -> str:
         x = _LEFT + (number - first) / (last - first) * (_WIDTH - _LEFT - 10)
         y = 10 + (high - value) / (high - low) * (_HEIGHT - _BOTTOM - 10)
         return f"{x:.1f},{y:.1f}"
@@ -106,8 +192,8 @@ def _chart(title: str, series: Mapping[str, Sequence[tuple[int, float]]]) -> str
     axis = (
         f'<text x="4" y="18" font-size="12">{high:.3f}</text>'
         f'<text x="4" y="{_HEIGHT - _BOTTOM}" font-size="12">{low:.3f}</text>'
-        f'<text x="{_LEFT}" y="{_HEIGHT - 14}" font-size="12">round {first}</text>'
-        f'<text x="{_WIDTH - 70}" y="{_HEIGHT - 14}" font-size="12">round {last}</text>'
+        f'<text x="{_LEFT}" y="{_HEIGHT - 14}" font-size="12">{unit} {first:g}</text>'
+        f'<text x="{_WIDTH - 70}" y="{_HEIGHT - 14}" font-size="12">{unit} {last:g}</text>'
         f'<path d="M{_LEFT} 10V{_HEIGHT - _BOTTOM}H{_WIDTH - 10}" fill="none" stroke="#888"/>'
     )
     height = _HEIGHT + 14 + 18 * len(series)

@@ -4,6 +4,7 @@ Every site is a `Participant`, the hub a `Coordinator` with its `Studies`, on st
 simulated run computes is, bit for bit, what the same study computes over real processes.
 """
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ from wardround.protocol.messages import (
 )
 from wardround.protocol.plan import BlobRef, Plan, SignedPlan
 from wardround.protocol.policy import SitePolicy
+from wardround.sdk.findings import analysis_results
 from wardround.sdk.study import Study
 from wardround.secagg.roster import Roster, RosterMember, SignedRoster
 from wardround.services.coordinator import Coordinator
@@ -63,9 +65,14 @@ class Simulated:
     status: RunStatus
     model: bytes
     standardization: bytes
-    summaries: bytes
+    findings: Mapping[str, bytes]
     plan: Plan = field(repr=False)
     personal: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
+
+    def analyses(self) -> list[dict[str, object]]:
+        """What the plan's analyses say."""
+        found: list[dict[str, object]] = json.loads(analysis_results(self.plan, self.findings.get("analyses", b"")))
+        return found
 
     def arrays(self) -> dict[str, object]:
         """The model's arrays by name."""
@@ -214,7 +221,7 @@ def simulate(
             participants[site] = (hub, _participant(site, plan, hub, folder / site, sites[site], membership, collusion))
             stack.callback(participants[site][1].close)
         _drive(run, coordinator, participants, progress)
-        personal = {}
+        personal: dict[str, Mapping[str, object]] = {}
         for site in plan.participants:
             model = personal_model(plan, last_memory(folder / site, run))
             personal |= {site: model} if model else {}
@@ -327,6 +334,6 @@ def _result(run: RunId, plan: Plan, coordinator: Coordinator, blobs: MemoryBlobs
         status=status,
         model=bytes(blobs.read(status.model.digest, 0, status.model.size)),
         standardization=bytes(blobs.read(statistics.digest, 0, statistics.size)) if statistics else b"",
-        summaries=bytes(blobs.read(status.summaries.digest, 0, status.summaries.size)) if status.summaries else b"",
+        findings={name: bytes(blobs.read(ref.digest, 0, ref.size)) for name, ref in status.findings.items()},
         plan=plan,
     )

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from wardround.analysis import Analysis
 from wardround.clinical import contract as data_contract
+from wardround.clinical.appraisal import Appraisal
 from wardround.clinical.contract import DataContract
 from wardround.clinical.summaries import Summary
 from wardround.codec import canonical, tensors
@@ -65,6 +67,8 @@ class _StudyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     screening: Screening | None = None
     secure: SecureAggregation | None = None
     summaries: tuple[Summary, ...] = ()
+    analyses: tuple[Analysis, ...] = ()
+    appraisal: Appraisal | None = None
     seed: int = 0
 
 
@@ -87,6 +91,8 @@ def declare(
     screening: Screening | None = None,
     secure: SecureAggregation | None = None,
     summaries: Sequence[Summary] = (),
+    analyses: Sequence[Analysis] = (),
+    appraisal: Appraisal | None = None,
     seed: int = 0,
 ) -> Study:
     """Declare a study.
@@ -108,7 +114,10 @@ def declare(
         aggregation: How the updates become one, and how many hostile sites that must withstand; the mean without it.
         screening: Which updates are set aside first. Without it, only those that are no numbers or of a wrong shape.
         secure: Secure aggregation: the hub sees sums only. Without it, each site's update.
-        summaries: Counts, moments, histograms and GLM sums over all sites; only under secure aggregation.
+        summaries: Counts, moments and histograms over all sites; only under secure aggregation.
+        appraisal: Calibration, decision curve, intervals and subgroups of the last model; subgroups only under secure
+            aggregation.
+        analyses: Regressions and survival curves from sums over all sites; only under secure aggregation.
         seed: From which initial parameters and all shuffling follow.
 
     Raises:
@@ -132,6 +141,8 @@ def declare(
         screening=screening,
         secure=secure,
         summaries=tuple(summaries),
+        analyses=tuple(analyses),
+        appraisal=appraisal,
         expires=expires,
         seed=seed,
     )

@@ -6,11 +6,15 @@ step is made as it comes, so memory does not grow with the model.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
+from wardround import analysis
 from wardround.aggregation import mean, server_rule
+from wardround.clinical import appraisal
+from wardround.clinical.appraisal import Appraisal
 from wardround.codec import canonical, tensors
 from wardround.codec.tensors import Manifest
 from wardround.errors import LocalProtocolError, TensorMismatchError, WardroundError
@@ -23,7 +27,9 @@ from wardround.protocol.plan import BlobRef, Plan, statistics_manifest
 from wardround.protocol.run import Run
 from wardround.secagg.cohort import Cohort
 from wardround.services import secure_sum, updates
+from wardround.services.secure_sum import OpenedSums
 
+_LEAST_COUNT = 5
 __all__ = ["check_file", "combine", "failure"]
 
 
@@ -52,13 +58,17 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Co
     model, standardization, server_state = run.model, run.standardization, run.server_state
     opened = secure_sum.open_sums(cohorts, plan, blobs) if cohorts else None
     evaluation = opened.evaluation if opened else None
-    summaries, norm = None, None
+    findings: dict[str, BlobRef] = {}
+    norm, skipped = None, 0
     aside: dict[SiteId, str] = {}
     if round_.opened.kind == "statistics":
         manifest = statistics_manifest(plan.data)
         arrays = opened.statistics if opened else _summed(accepted, manifest, blobs)
         standardization = blobs.put(tensors.pack(arrays, manifest)) if plan.data.scaling == "federated" else None
-        summaries = blobs.put(canonical.encode(opened.summaries)) if opened and opened.summaries else None
+        if opened and opened.summaries:
+            findings["summaries"] = blobs.put(canonical.encode(opened.summaries))
+    elif round_.opened.kind == "analysis":
+        findings["analyses"], skipped = _analysed(run, plan, opened.analyses if opened else (), blobs)
     elif round_.opened.kind == "train":
         trained = round_.number - run.terms.agenda.index("train")
         if opened:
@@ -69,6 +79,8 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Co
             share = (_counted(run, cohorts) - len(made.set_aside)) / len(run.terms.sites)
             model, server_state = _stepped(trained, run, plan, share, made.means, blobs)
         aside, norm = made.set_aside, made.norm
+    elif plan.appraisal is not None:
+        findings["appraisal"] = blobs.put(_appraised(plan, plan.appraisal, accepted, opened))
     return Combined(
         number=round_.number,
         model=model,
@@ -76,10 +88,34 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Co
         server_state=server_state,
         present=frozenset(),
         evaluation=evaluation,
-        summaries=summaries,
+        findings=findings,
         set_aside=aside,
         norm=norm,
+        skipped=skipped,
     )
+
+
+def _analysed(run: Run, plan: Plan, sums: Sequence[Fraction], blobs: Blobs) -> tuple[BlobRef, int]:
+    """What the analyses come to with these sums, and how many rounds they need no more."""
+    number, first = run.round.number if run.round else 0, run.terms.agenda.index("analysis") + 1
+    ref, least = run.findings.get("analyses"), plan.secure.least_count if plan.secure else _LEAST_COUNT
+    known = analysis.fits(plan.analyses, plan.data, bytes(blobs.read(ref.digest, 0, ref.size)) if ref else b"")
+    after = analysis.advance(plan.analyses, known, sums, plan.data, least_count=least)
+    left = first + run.terms.agenda.count("analysis") - 1 - number
+    return blobs.put(canonical.encode(after)), left if all(one.is_done for one in after) else 0
+
+
+def _appraised(plan: Plan, asked: Appraisal, accepted: list[UpdateAccepted], opened: OpenedSums | None) -> bytes:
+    """What the sites' numbers say together, as canonical JSON."""
+    least = plan.secure.least_count if plan.secure else _LEAST_COUNT
+    sums: Sequence[Fraction] = [Fraction(0)] * appraisal.length(asked, plan.data)
+    if opened:
+        sums = opened.appraisal
+    else:
+        for event in accepted:
+            given = event.evaluation.appraisal if event.evaluation else ()
+            sums = [one + Fraction(other) for one, other in zip(sums, given, strict=True)]
+    return canonical.encode(appraisal.results(asked, plan.data, sums, least_count=least))
 
 
 def failure(state: Run, error: WardroundError) -> Failed:

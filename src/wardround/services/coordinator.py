@@ -254,7 +254,7 @@ class Coordinator:
             failed = failure(state, error)
             self._decide(run, lambda _: failed)
         else:
-            refs = (result.model, *result.server_state, result.standardization, result.summaries)
+            refs = (result.model, *result.server_state, result.standardization, *result.findings.values())
             digests |= {ref.digest for ref in refs if ref is not None}
             self._decide(run, lambda current: replace(result, present=self._present(current)))
             aside = result.set_aside
@@ -295,7 +295,7 @@ class Coordinator:
             rounds=len(state.terms.agenda),
             model=state.model,
             standardization=state.standardization,
-            summaries=state.summaries,
+            findings=state.findings,
             reason=state.reason,
             events=tuple(happened.plain(data) for data in stored[:1000]),
             last_seq=after + min(len(stored), 1000),

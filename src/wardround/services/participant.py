@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from wardround import analysis
 from wardround.aggregation import standardization
 from wardround.clinical import contract as data_contract
 from wardround.clinical import summaries
@@ -175,10 +176,10 @@ class Participant:
         again = Task(run=task.run, study=task.study, number=number, kind=kind, base=base, standardization=statistics)
         held = self._held.get(task.run)
         if held is None or held.task.number != number:
-            if plan.training.local.remembers and kind == "train":
+            if (plan.training.local.remembers and kind == "train") or kind == "analysis":
                 raise PolicyError("this site's work of the round was lost in a crash, and cannot be made again")
             return self._hold(again, plan)
-        if (held.task.base, held.task.standardization) != (again.base, again.standardization):
+        if (held.task.base.digest, held.task.standardization) != (again.base.digest, again.standardization):
             raise PeerProtocolError("the cohort's terms name another model than the one that this site worked from")
         return held
 
@@ -192,14 +193,27 @@ class Participant:
             moments = statistics_values(standardization.site_sums(table.features[~table.held_out], numeric))
             sums = np.concatenate([moments, summaries.site_sums(plan.summaries, table, plan.data)])
             held = _Held(task, records, sums, None, None, 0.0)
+        elif task.kind == "analysis":
+            held = _Held(task, records, self._analysed(task, plan, table), None, None, 0.0)
         else:
             trained = self._trained(task, plan, table)
             shown = trained.evaluation if plan.secure and plan.secure.site_metrics else None
-            sums = np.empty(0) if shown else evaluation_sums(trained.evaluation, plan)
+            own = trained.evaluation
+            sums = np.array(own.appraisal) if shown else np.append(evaluation_sums(own, plan), own.appraisal)
+            shown = msgspec.structs.replace(own, appraisal=()) if shown else None
             weight = min(trained.records, records) or records
             held = _Held(task, weight, sums, trained.update, shown, round(trained.seconds, 3))
         self._held[task.run] = held
         return held
+
+    def _analysed(self, task: Task, plan: Plan, table: StudyTable) -> npt.NDArray[np.float64]:
+        """This site's numbers for the plan's analyses, at what these have come to."""
+        is_first = task.base.digest == plan.initial.digest
+        data = b"" if is_first else self._small(task.base, task.run, task.base_inline)
+        known = analysis.fits(plan.analyses, plan.data, data)
+        return np.concatenate(
+            [analysis.site_sums(one, fit, table, plan.data) for one, fit in zip(plan.analyses, known, strict=True)]
+        )
 
     def _member(self) -> Membership:
         if self._membership is None:

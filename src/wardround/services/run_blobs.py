@@ -62,7 +62,7 @@ class RunBlobs:
 
 def size_of(terms: RunTerms, kind: Kind) -> int:
     """Bytes of an update's file in a round of this kind, where updates are sent as they are."""
-    return {"statistics": terms.statistics_size, "train": terms.update_size, "evaluate": 0}[kind]
+    return {"statistics": terms.statistics_size, "train": terms.update_size}.get(kind, 0)
 
 
 def is_wanted(state: Run, site: SiteId, contribution: Contribution) -> bool:
@@ -74,8 +74,8 @@ def is_wanted(state: Run, site: SiteId, contribution: Contribution) -> bool:
 
 
 def references(run: Run) -> set[Digest]:
-    """The blobs of the run's present model, of those that late updates start from, of statistics and server rule."""
-    refs = (run.model, *run.bases.values(), *run.server_state, run.standardization, run.summaries)
+    """The blobs of the run's present model, of those that late updates start from, of its findings and server rule."""
+    refs = (run.model, *run.bases.values(), *run.server_state, run.standardization, *run.findings.values())
     return {ref.digest for ref in refs if ref is not None}
 
 

@@ -16,8 +16,8 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from wardround.clinical import appraisal, summaries
 from wardround.clinical import contract as data_contract
-from wardround.clinical import summaries
 from wardround.codec import fixedpoint, tensors
 from wardround.crypto.prg import MaskStream
 from wardround.errors import LocalProtocolError
@@ -55,6 +55,8 @@ class OpenedSums:
     evaluation: Evaluation | None = None
     statistics: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     summaries: list[dict[str, object]] = field(default_factory=list)
+    analyses: tuple[Fraction, ...] = ()
+    appraisal: tuple[Fraction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +111,13 @@ def open_sums(cohorts: Sequence[Cohort], plan: Plan, blobs: Blobs) -> OpenedSums
     found = tuple(groups)
     if not total:
         return OpenedSums(found)
+    if kind == "analysis":
+        return OpenedSums(found, analyses=tuple(total))
     if kind != "statistics":
-        return OpenedSums(found, evaluation_of(total, plan.data))
+        asked = appraisal.length(plan.appraisal, plan.data) if plan.appraisal and kind == "evaluate" else 0
+        rest = tuple(total[len(total) - asked :])
+        evaluation = total[: len(total) - asked]
+        return OpenedSums(found, evaluation_of(evaluation, plan.data) if evaluation else None, appraisal=rest)
     moments = 3 * data_contract.width(plan.data)
     return OpenedSums(found, None, _statistics(total[:moments], plan), _summaries(total[moments:], plan))
 

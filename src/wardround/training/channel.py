@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
-MAX_ANSWER_BYTES = 64 * 1024
+MAX_ANSWER_BYTES = 1024 * 1024
 _MAX_FILES = 4
 
 
@@ -75,6 +75,8 @@ class Done(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="done"):
     metrics: dict[str, float | None]
     personal: dict[str, float | None] = {}
     divergence: Divergence | None = None
+    intervals: dict[str, tuple[float, float]] = {}
+    appraisal: tuple[float, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="failed"):

@@ -60,7 +60,9 @@ class InProcessWorker:
         finally:
             for file in files:
                 os.close(file)
-        evaluation = Evaluation(self._held_out, done.metrics, done.personal, done.divergence)
+        evaluation = Evaluation(
+            self._held_out, done.metrics, done.personal, done.divergence, done.intervals, done.appraisal
+        )
         seconds = time.perf_counter() - started
         if kind != "train":
             return Trained(self._training, None, None, evaluation, seconds)

@@ -26,10 +26,12 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from wardround.aggregation import standardization as scaling
+from wardround.clinical import appraisal
 from wardround.clinical import contract as data_contract
 from wardround.codec import tensors
 from wardround.errors import TensorMismatchError
@@ -84,6 +86,8 @@ class Learner:
         self._loss = models.loss_of(self._plan.data.label.outcome)
         self._labels = torch.from_numpy(assignment.labels[~assignment.held_out])
         self._held_out_labels = assignment.labels[assignment.held_out]
+        classes = models.outputs(self._plan.data)
+        self._predicted = np.empty((0, classes)[: 1 + (classes > 1)], np.float32)
         self._scale(b"")
 
     def perform(self, number: int, kind: Kind, base: int, standardization: bytes, control: int | None = None) -> Done:
@@ -96,13 +100,14 @@ class Learner:
             self._scale(standardization)
         generator = self._begin(number, base)
         evaluation, divergence, personal = self._evaluate(), self._diverged(), {}
+        predicted = self._predicted
         if self._memory.place("personal") is not None:
             personal = self._own_model(kind, generator)
             generator = self._begin(number, base)
         if kind == "train":
             self._train_from(base, self._control(control), generator)
         self._memory.keep()
-        return Done(evaluation, personal, divergence)
+        return Done(evaluation, personal, divergence, *self._appraised(kind, predicted))
 
     def _begin(self, number: int, base: int) -> torch.Generator:
         """Put the vector, what stays at the site and every seed where the round begins."""
@@ -256,6 +261,27 @@ class Learner:
         self._features, self._held_out_features = scaled
         self._scaled_by = standardization
 
+    def _appraised(
+        self, kind: Kind, predicted: npt.NDArray[np.float32]
+    ) -> tuple[dict[str, tuple[float, float]], tuple[float, ...]]:
+        """At the end: intervals of the metrics at this site, and its numbers for the plan's appraisal."""
+        asked, contract = self._plan.appraisal, self._plan.data
+        if asked is None or kind != "evaluate":
+            return {}, ()
+        seed, features = self._plan.seed, self._assignment.features[self._assignment.held_out]
+        numbers = appraisal.site_sums(asked, contract, self._held_out_labels, predicted, features, seed)
+
+        def measure(labels: metrics.Array, predictions: metrics.Array) -> dict[str, float | None]:
+            return metrics.evaluate(contract.label.outcome, labels, predictions)
+
+        found = appraisal.site_intervals(contract, self._held_out_labels, predicted, seed, asked.resamples, measure)
+        bounds = {
+            name: (float(low), float(high))
+            for name, one in found.items()
+            if (low := one["low"]) is not None and (high := one["high"]) is not None
+        }
+        return bounds, tuple(numbers.tolist())
+
     def _evaluate(self) -> dict[str, float | None]:
         outcome = self._plan.data.label.outcome
         if not len(self._held_out_features):
@@ -270,7 +296,8 @@ class Learner:
         classes = models.outputs(self._plan.data)
         records = len(self._held_out_labels)
         shape = (records,) if classes == 1 else (records, classes)
-        return metrics.evaluate(outcome, self._held_out_labels, predictions.reshape(shape))
+        self._predicted = predictions.reshape(shape)
+        return metrics.evaluate(outcome, self._held_out_labels, self._predicted)
 
     def _train(
         self, batches: Iterator[torch.Tensor], changed: Callable[[list[torch.Tensor]], None] = lambda _: None

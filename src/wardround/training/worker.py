@@ -202,14 +202,19 @@ class PytorchWorker:
 
     def _evaluation(self, answer: Answer) -> Evaluation:
         known = metrics.NAMES[self._plan.data.label.outcome]
-        if not isinstance(answer, Done) or not answer.metrics.keys() | answer.personal.keys() <= known:
+        if (
+            not isinstance(answer, Done)
+            or not answer.metrics.keys() | answer.personal.keys() | answer.intervals.keys() <= known
+        ):
             raise TrainingError("the worker process answered out of turn: study code interfered with it")
         apart = answer.divergence
         numbers = [*answer.metrics.values(), *answer.personal.values()]
         numbers += [apart.cosine, apart.norm, apart.aggregate_norm] if apart else []
+        numbers += [bound for interval in answer.intervals.values() for bound in interval]
+        numbers += answer.appraisal
         if not all(value is None or math.isfinite(value) for value in numbers):
             raise TrainingError("the worker process sent a number that is not finite: study code interfered with it")
-        return Evaluation(self._held_out, answer.metrics, answer.personal, apart)
+        return Evaluation(self._held_out, answer.metrics, answer.personal, apart, answer.intervals, answer.appraisal)
 
     def _check_form(self, file: int) -> None:
         tensors.check_size(os.fstat(file).st_size, self._plan.manifest)

@@ -29,6 +29,7 @@ import sys
 import traceback
 from typing import cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -38,7 +39,7 @@ from wardround.codec import tensors
 from wardround.errors import CodecError, CryptoError, TensorMismatchError
 from wardround.training import channel as wire
 from wardround.training import memory as memories
-from wardround.training.channel import Assignment, Done, Failed, Learner, Perform, Ready, Setup
+from wardround.training.channel import Assignment, Failed, Learner, Perform, Ready, Setup
 from wardround.training.package import PLACE
 
 __all__ = ["main"]
@@ -79,7 +80,9 @@ def _serve(channel: socket.socket, learner: Learner, seconds: float) -> None:
             done = learner.perform(
                 request.number, request.kind, base, request.standardization, control[0] if control else None
             )
-            answer = Done(_all_finite(done.metrics), _all_finite(done.personal), done.divergence)
+            answer = msgspec.structs.replace(
+                done, metrics=_all_finite(done.metrics), personal=_all_finite(done.personal)
+            )
         except BaseException as error:  # noqa: BLE001, the process boundary
             wire.send(channel, _failure(error))
             return

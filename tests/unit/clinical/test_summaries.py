@@ -7,7 +7,7 @@ import pytest
 
 from wardround.clinical import summaries
 from wardround.clinical.contract import Column, DataContract, Label
-from wardround.clinical.summaries import Counts, Glm, Histogram, Moments
+from wardround.clinical.summaries import Counts, Histogram, Moments
 from wardround.clinical.table import LoadReport, StudyTable
 from wardround.codec import fixedpoint
 from wardround.errors import CodecError
@@ -26,7 +26,6 @@ ALL = (
     Counts("died"),
     Moments(("age", "sodium")),
     Histogram("age", (40.0, 60.0, 80.0)),
-    Glm("binomial", ("age",), (0.1, -0.01)),
 )
 
 
@@ -71,7 +70,7 @@ def test_a_vector_is_as_long_as_it_says():
 def test_sites_add_up_to_what_the_pooled_records_give():
     tables = [table(40 + 10 * salt, salt) for salt in range(4)]
     everybody = pooled(tables)
-    ward, smoker, died, moments, histogram, _ = shown(ALL, tables)
+    ward, smoker, died, moments, histogram = shown(ALL, tables)
     ages, sodium = everybody.features[:, 0].astype(float), everybody.features[:, 1].astype(float)
     sodium = sodium[~np.isnan(sodium)]
     assert ward["counts"] == {
@@ -86,42 +85,11 @@ def test_sites_add_up_to_what_the_pooled_records_give():
     assert histogram["counts"] == [*map(int, expected), int((ages >= 80).sum())]
 
 
-@pytest.mark.parametrize(("family", "contract"), [("binomial", BINARY), ("poisson", NUMBER), ("gaussian", NUMBER)])
-def test_newton_steps_on_added_sums_reach_the_pooled_fit(family, contract):
-    tables = [table(60, salt, number=contract is NUMBER) for salt in range(3)]
-    found, alone = ([0.0] * 3 for _ in range(2))
-    for _ in range(12):
-        found = step(family, found, tables, contract)
-        alone = step(family, alone, [pooled(tables)], contract)
-    assert found == pytest.approx(alone, rel=1e-9)
-    final = shown((Glm(family, ("age", "sodium"), tuple(found)),), tables, contract)[0]
-    assert np.abs(final["score"]).max() < 1e-6 * np.abs(final["information"]).max()
-
-
-def step(family, coefficients, tables, contract):
-    result = shown((Glm(family, ("age", "sodium"), tuple(coefficients)),), tables, contract)[0]
-    return (np.array(coefficients) + np.linalg.solve(result["information"], result["score"])).tolist()
-
-
-def test_the_deviance_of_the_truth_is_zero():
-    exact = StudyTable(
-        np.array([[1, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]], np.float32),
-        np.array([3, 5], np.float32),
-        np.zeros(2, bool),
-        LoadReport(2, 2, 0),
-    )
-    gaussian = summaries.site_sums((Glm("gaussian", ("age",), (1.0, 2.0)),), exact, NUMBER)
-    assert gaussian[:4].tolist() == [2.0, 0.0, 0.0, 0.0]
-    poisson = summaries.site_sums((Glm("poisson", ("age",), (math.log(3), 0.0)),), exact, NUMBER)
-    assert poisson[1] == pytest.approx(2 * (5 * math.log(5 / 3) - 2))
-
-
 def test_small_counts_are_not_shown():
-    ward, _, _, moments, histogram, glm = shown(ALL, [table(3)], least_count=5)
+    ward, _, _, moments, histogram = shown(ALL, [table(3)], least_count=5)
     assert set(ward["counts"].values()) == {None}
     assert moments["columns"]["age"] == {"count": None, "mean": None, "variance": None}
     assert histogram["counts"] == [None] * 4
-    assert glm["score"] is None
 
 
 def test_sums_below_two_values_have_no_variance():
@@ -141,8 +109,6 @@ def test_sums_below_two_values_have_no_variance():
         Histogram("age", (2.0, 1.0)),
         Histogram("ward", (1.0,)),
         Histogram("age", tuple(map(float, range(30_000)))),
-        Glm("binomial", ("age",), (0.0,)),
-        Glm("poisson", ("age",), (0.0, 0.0)),
     ],
 )
 def test_what_the_columns_cannot_give_is_refused(wrong):

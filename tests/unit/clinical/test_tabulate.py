@@ -10,11 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wardround.clinical import tabulate
-from wardround.clinical.contract import Column, DataContract, Label
+from wardround.clinical import tabulate, vocabulary
+from wardround.clinical.contract import Column, DataContract, Label, check, feature_names, numeric_features, width
 from wardround.clinical.tabulate import Layout, LocalColumn
 from wardround.errors import (
     ClinicalError,
+    CodecError,
     ColumnTypeError,
     MissingColumnError,
     TooFewRecordsError,
@@ -296,3 +297,51 @@ def test_columns_that_are_numbers_are_listed_for_the_sources():
         Column(name="a"), Column(name="b", kind="boolean"), label=Label(name="t", outcome="survival", event="e")
     )
     assert tabulate.number_columns(plan) == {"a", "t"}
+
+
+def test_a_gap_may_be_filled_and_marked():
+    column = Column(name="x", missing="mask")
+    made = table(contract(column), {"x": [1.0, None, 3.0]})
+    assert numbers(made.features) == [1.0, 0.0, None, 1.0, 3.0, 0.0]
+    hot = Column(name="w", kind="category", categories=("a", "b"), missing="mask")
+    made = table(contract(hot), {"w": ["a", "", "b"]})
+    assert numbers(made.features) == [1, 0, 0, None, None, 1, 0, 1, 0]
+
+
+def test_a_category_that_nobody_listed_is_an_other_where_the_contract_takes_others():
+    hot = Column(name="w", kind="category", categories=("a", "b"), other=True)
+    made = table(contract(hot), {"w": ["a", SECRET, "b", None]})
+    assert made.features.shape == (3, 3)
+    assert numbers(made.features) == [1, 0, 0, 0, 0, 1, 0, 1, 0]
+    with pytest.raises(ColumnTypeError) as error:
+        table(contract(Column(name="w", kind="category", categories=("a", "b"))), {"w": ["a", SECRET]})
+    assert SECRET not in told(error.value)
+
+
+def test_feature_names_say_which_column_is_an_indicator():
+    plan = contract(Column(name="x", missing="mask"), Column(name="w", kind="category", categories=("a",), other=True))
+    assert feature_names(plan) == ("x", "x=missing", "w=a", "w=other")
+    assert numeric_features(plan) == (True, False, False, False)
+    assert width(plan) == 4
+
+
+@pytest.mark.parametrize(
+    "column",
+    [Column(name="x", other=True), Column(name="w", kind="category", categories=("a", "other"), other=True)],
+)
+def test_an_other_without_categories_or_with_one_of_its_name_is_refused(column):
+    with pytest.raises(CodecError):
+        check(contract(column))
+
+
+def test_a_vocabulary_keeps_what_is_frequent_and_calls_the_rest_other():
+    plan = contract(Column(name="w", kind="category", categories=("a", "b", "c")), Column(name="x"))
+    found = [{"kind": "counts", "column": "w", "counts": {"a": 40, "b": None, "c": 7}}]
+    made = vocabulary.with_counted(plan, found, least_count=10)
+    assert made.columns[0].categories == ("a",)
+    assert made.columns[0].other
+    assert made.columns[1] == plan.columns[1]
+    everything = [{"kind": "counts", "column": "w", "counts": {"a": 40, "b": 20, "c": 17}}]
+    assert not vocabulary.with_counted(plan, everything, least_count=10).columns[0].other
+    with pytest.raises(CodecError, match="no category has 100 records"):
+        vocabulary.with_counted(plan, found, least_count=100)

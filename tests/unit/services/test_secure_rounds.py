@@ -144,7 +144,7 @@ def test_an_update_beyond_the_clip_is_cut():
 def test_summaries_come_with_the_first_round():
     asked = (Counts("died"), Histogram("age", (-0.5, 0.0, 0.5)))
     done = run(declared(), SecureAggregation(roster=ROSTER), summaries=asked)
-    died, ages = canonical.decode(done.summaries, list)
+    died, ages = canonical.decode(done.findings["summaries"], list)
     labels = np.concatenate([table(site).labels for site in SITES])
     values = np.concatenate([table(site).features[:, 0] for site in SITES])
     assert died["counts"] == {"0": int((labels == 0).sum()), "1": int((labels == 1).sum())}
@@ -154,7 +154,7 @@ def test_summaries_come_with_the_first_round():
         SecureAggregation(roster=ROSTER),
         summaries=asked,
     )
-    assert canonical.decode(without.summaries, list)[0] == died
+    assert canonical.decode(without.findings["summaries"], list)[0] == died
     assert not without.standardization
 
 
