@@ -363,7 +363,7 @@ def _shown_subgroups(
     counts = {name: (_records(contract, pair[0]), _records(contract, pair[1])) for name, pair in named.items()}
     for column in contract.columns:
         # The categories of one column part the records, so that the others' counts give the last one's away.
-        names = [f"{column.name}={value}" for value in column.categories] or [column.name]
+        names = data_contract.column_features(column)
         asked = [name for name in names if name in counts]
         having = [counts[name][0] for name in asked]
         flags = suppression.hidden([*having, total - sum(having)], least_count) if asked else []
