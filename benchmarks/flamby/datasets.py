@@ -136,7 +136,7 @@ def lung():
 
 
 def eicu():
-    """The eICU demo by the hospital's region: death in hospital from age and the first day's APACHE physiology (-1: missing)."""
+    """The eICU demo by region: death in hospital from age and the first day's APACHE physiology (-1: missing)."""
     folder = DATA / "eicu_demo"
     physiology = (
         "heartrate", "meanbp", "temperature", "respiratoryrate", "sodium", "creatinine", "bun", "glucose", "wbc",
@@ -165,11 +165,12 @@ def eicu():
 
 
 def physionet():
-    """PhysioNet 2012 by kind of unit: age, sex, and each variable's mean over 48 hours (-1: missing)."""
+    """PhysioNet 2012 by kind of unit: age, sex, and each variable's mean over 48 hours (below 0: missing)."""
     measured = (
         "BUN", "Creatinine", "GCS", "Glucose", "HCO3", "HCT", "HR", "K", "Lactate", "MAP", "NIMAP", "Na", "PaCO2",
         "PaO2", "Platelets", "SysABP", "NISysABP", "Temp", "Urine", "WBC", "pH", "FiO2", "MechVent",
     )  # fmt: skip
+    plausible = {"pH": (6.5, 8.0), "Temp": (25.0, 45.0)}  # both were also written in other units
     units = {1: "coronary", 2: "cardiac-surgery", 3: "medical", 4: "surgical"}
     outcomes = _rows(DATA / "physionet2012" / "Outcomes-a.txt")
     died = {row["RecordID"]: float(row["In-hospital_death"]) for row in outcomes}
@@ -181,7 +182,9 @@ def physionet():
             found = defaultdict(list)
             for line in archive.extractfile(member).read().decode().splitlines()[1:]:
                 _, name, value = line.split(",")
-                found[name].append(float(value))
+                low, high = plausible.get(name, (0.0, float("inf")))
+                if low <= float(value) <= high:
+                    found[name].append(float(value))
             means = [_mean(found[name]) for name in measured]
             means[-1] = float(bool(found["MechVent"]))  # only written where the patient was ventilated
             record = str(int(found["RecordID"][0]))
@@ -334,8 +337,7 @@ def _number(text, missing=None):
 
 
 def _mean(values):
-    present = [value for value in values if value >= 0]
-    return sum(present) / len(present) if present else float("nan")
+    return sum(values) / len(values) if values else float("nan")
 
 
 def _held_out(name, patient):
