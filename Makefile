@@ -6,7 +6,7 @@ N ?= 10000
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check fix bench bench-robust docs replay simulate clean
+.PHONY: help demo test check fix bench bench-robust bench-flamby docs replay simulate clean
 
 help:             ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ –/'
@@ -29,6 +29,9 @@ bench: .venv/dev  ## the numbers of docs/explanation/performance.md
 
 bench-robust: .venv/dev  ## every aggregation rule beside every attack, on real records
 	$(BIN)/python -m benchmarks.robust $(ARGS)
+
+bench-flamby: .venv/dev  ## every strategy on natural federations, beside FLamby's published tables
+	$(BIN)/python -m benchmarks.flamby $(ARGS)
 
 docs: .venv/dev   ## the documents as HTML in docs/_build
 	$(BIN)/python docs/generate.py && $(BIN)/sphinx-build -nW docs docs/_build

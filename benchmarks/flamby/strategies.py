@@ -21,7 +21,7 @@ from benchmarks.flamby import datasets
 from wardround.aggregation import standardization
 from wardround.codec import canonical, tensors
 from wardround.protocol import plan as plans
-from wardround.protocol.plan import BlobRef, Optimizer, ServerRule, Training
+from wardround.protocol.plan import BlobRef, Local, Optimizer, ServerRule, Training
 from wardround.sdk.simulate import simulate
 from wardround.sdk.study import Study, declare
 from wardround.training import metrics, models
@@ -60,12 +60,19 @@ def run(federation, strategy, seed):
         own = _judged(federation, found)
         return {strategy.name: own | {POOLED: None}, **rows}
     tables = federation.sites if strategy.scope == "federated" else {"whole": datasets.pooled(federation)}
-    model = _trained(federation, strategy, tables, seed)
-    return {strategy.name: _judged(federation, [model] * len(federation.sites))}
+    done = _simulated(federation, strategy, tables, seed)
+    if strategy.training.local.is_personal:
+        own = [_scorer(federation, done, done.personal[name]) for name in federation.sites]
+        return {strategy.name: _judged(federation, own) | {POOLED: None}}
+    return {strategy.name: _judged(federation, [_scorer(federation, done)] * len(federation.sites))}
 
 
 def _trained(federation, strategy, tables: Mapping, seed):
     """The trained model, from features in the contract's units to scores."""
+    return _scorer(federation, _simulated(federation, strategy, tables, seed))
+
+
+def _simulated(federation, strategy, tables: Mapping, seed):
     study = declare(
         title=f"{federation.name}: {strategy.name}",
         purpose="a benchmark",
@@ -79,8 +86,7 @@ def _trained(federation, strategy, tables: Mapping, seed):
         expires=4_000_000_000,
         seed=seed,
     )
-    done = simulate(_started(study, seed) if strategy.start == "flamby" else study, tables)
-    return _scorer(federation, done)
+    return simulate(_started(study, seed) if strategy.start == "flamby" else study, tables)
 
 
 def _started(study, seed):
@@ -96,12 +102,13 @@ def _started(study, seed):
     return Study(plan, initial, study.package)
 
 
-def _scorer(federation, done):
+def _scorer(federation, done, arrays=None):
+    """From features to scores, by the run's model or by other arrays in its place."""
     import torch
 
     module = models.build(federation.model, federation.contract)
     for name, tensor in models.arrays(module).items():
-        tensor.data = torch.from_numpy(np.array(done.arrays()[name]))
+        tensor.data = torch.from_numpy(np.array((arrays or done.arrays())[name]))
     mean, std = np.zeros(1), np.ones(1)
     if done.standardization:
         mean, std = standardization.mean_and_std(
@@ -145,6 +152,39 @@ def _federated(name, *, rule="", rate, work, server=1.0, flamby=False):
     return Strategy(name, training, start="flamby" if flamby else "study", published=f"{name}100")
 
 
+def _published(work, *, prox_rate, strength, scaffold_rate):
+    """FLamby's FedProx and Scaffold."""
+    prox = Training(
+        **work, optimizer=Optimizer(learning_rate=prox_rate), local=Local(algorithm="fedprox", strength=strength)
+    )
+    scaffold = Training(**work, optimizer=Optimizer(learning_rate=scaffold_rate), local=Local(algorithm="scaffold"))
+    return (
+        Strategy("FedProx", prox, start="flamby", published="FedProx100"),
+        Strategy("SCAFFOLD", scaffold, start="flamby", published="Scaffold100"),
+    )
+
+
+def _locals(work, *, rate, kept, epochs=2):
+    """Every local algorithm on FedAvg's work and learning rate; nothing of it was tuned."""
+    steps = work | ({"epochs": 0, "steps": work["steps"]} if work.get("steps") else {"epochs": 0, "steps": 10})
+    plain = Optimizer(name="sgd", learning_rate=rate)
+    algorithms = {
+        "FedProx": (work, Local(algorithm="fedprox", strength=0.1)),
+        "SCAFFOLD": (steps, Local(algorithm="scaffold")),
+        "FedDyn": (work, Local(algorithm="feddyn", strength=0.1)),
+        "FedNova": (work, Local(normalized_steps=work.get("steps") or 10)),
+        "Ditto": (work, Local(personal=0.1)),
+        "Fine-tuned": (work, Local(finetune_epochs=epochs)),
+    }
+    if kept:
+        algorithms[f"Kept: {kept}"] = (work, Local(kept=(kept,)))
+    published = {"SCAFFOLD": "Scaffold100"}
+    return tuple(
+        Strategy(name, Training(**chosen, optimizer=plain, local=local), published=published.get(name, f"{name}100"))
+        for name, (chosen, local) in algorithms.items()
+    )
+
+
 def _baselines(*, epochs, batch, rate, local_rate=None, start="study"):
     """Pooled and local training with Adam: one round, so that it is one optimizer."""
     pooled, local = (
@@ -159,7 +199,7 @@ def _baselines(*, epochs, batch, rate, local_rate=None, start="study"):
     )
 
 
-def _plain(work, *, rate, server, alone):
+def _plain(work, *, rate, server, alone, kept="bias"):
     """One plain setting of every rule, for data sets without a published table."""
     return (
         _federated("FedAvg", rate=rate, work=work),
@@ -167,6 +207,7 @@ def _plain(work, *, rate, server, alone):
         _federated("FedAdagrad", rate=rate, server=server, work=work),
         _federated("FedAdam", rate=rate, server=server, work=work),
         _federated("FedYogi", rate=rate, server=server, work=work),
+        *_locals(work, rate=rate, kept=kept, epochs=10),
         *_baselines(**alone),
     )
 
@@ -183,6 +224,7 @@ SETTINGS: dict[str, tuple[Strategy, ...]] = {
         _federated("FedAdagrad", rate=0.003162, server=0.316228, work=_HEART, flamby=True),
         _federated("FedAdam", rate=0.01, server=0.01, work=_HEART, flamby=True),
         _federated("FedYogi", rate=0.003162, server=0.01, work=_HEART, flamby=True),
+        *_published(_HEART, prox_rate=0.001, strength=0.01, scaffold_rate=0.001),
         *_baselines(epochs=50, batch=4, rate=0.001, start="flamby"),
     ),
     "tcga-flamby": (
@@ -190,6 +232,7 @@ SETTINGS: dict[str, tuple[Strategy, ...]] = {
         _federated("FedAdagrad", rate=0.01, server=1.0, work=_TCGA, flamby=True),
         _federated("FedAdam", rate=0.01, server=0.1, work=_TCGA, flamby=True),
         _federated("FedYogi", rate=0.01, server=0.1, work=_TCGA, flamby=True),
+        *_published(_TCGA, prox_rate=0.1, strength=0.1, scaffold_rate=0.01),
         *_baselines(epochs=30, batch=8, rate=0.1, start="flamby"),
     ),
     # FLamby's work and batches; learning rates are the best of cross-validation inside the training records, five
@@ -201,6 +244,7 @@ SETTINGS: dict[str, tuple[Strategy, ...]] = {
         _federated("FedAdagrad", rate=0.003, server=0.1, work=_HEART),
         _federated("FedAdam", rate=0.003, server=0.03, work=_HEART),
         _federated("FedYogi", rate=0.003, server=0.03, work=_HEART),
+        *_locals(_HEART, rate=0.01, kept="bias", epochs=10),
         *_baselines(epochs=50, batch=4, rate=0.003, local_rate=0.0003),
     ),
     "tcga": (
@@ -209,6 +253,7 @@ SETTINGS: dict[str, tuple[Strategy, ...]] = {
         _federated("FedAdagrad", rate=0.003, server=0.3, work=_TCGA),
         _federated("FedAdam", rate=0.1, server=0.1, work=_TCGA),
         _federated("FedYogi", rate=0.1, server=0.1, work=_TCGA),
+        *_locals(_TCGA, rate=0.1, kept=""),
         *_baselines(epochs=30, batch=8, rate=0.001, local_rate=0.003),
     ),
     # Nothing was chosen here: 20 rounds of one epoch, and the same two learning rates for all.
