@@ -110,6 +110,8 @@ def _study_file() -> Iterator[str]:
         (analysis.Glm, '[[analyses]], type = "glm"'),
         (analysis.Cox, '[[analyses]], type = "cox"'),
         (analysis.KaplanMeier, '[[analyses]], type = "kaplan-meier"'),
+        (analysis.Quantiles, '[[analyses]], type = "quantiles"'),
+        (analysis.BoostedTrees, '[[analyses]], type = "boosted-trees"'),
         (appraisal.Appraisal, "[appraisal]"),
     ):
         words = "\n\n".join(" ".join(part.split()) for part in (kind.__doc__ or "").split("\n\n"))

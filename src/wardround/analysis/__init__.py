@@ -1,25 +1,23 @@
-"""Analyses that take rounds of sums over sites: regression models, and curves of survival."""
+"""Analyses that take rounds of sums over sites: regressions, survival curves, quantiles and boosted trees."""
 
-from wardround.analysis.iteration import result, site_sums, start, step
-from wardround.analysis.several import advance, fits, results, rounds
-from wardround.analysis.terms import Analysis, Cox, Curve, Fit, Glm, KaplanMeier, Status, check, length
+from wardround.analysis.boosting import BoostedTrees
+from wardround.analysis.quantiles import Quantiles
+from wardround.analysis.several import Analysis, State, advance, check, length, results, rounds, site_sums, states
+from wardround.analysis.terms import Cox, Glm, KaplanMeier
 
 __all__ = [
     "Analysis",
+    "BoostedTrees",
     "Cox",
-    "Curve",
-    "Fit",
     "Glm",
     "KaplanMeier",
-    "Status",
+    "Quantiles",
+    "State",
     "advance",
     "check",
-    "fits",
     "length",
-    "result",
     "results",
     "rounds",
     "site_sums",
-    "start",
-    "step",
+    "states",
 ]

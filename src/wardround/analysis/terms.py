@@ -21,7 +21,6 @@ import numpy.typing as npt
 from wardround.clinical import contract as data_contract
 from wardround.clinical.contract import DataContract
 from wardround.clinical.table import StudyTable
-from wardround.errors import CodecError
 
 __all__ = [
     "MAX_ITERATIONS",
@@ -33,9 +32,9 @@ __all__ = [
     "Glm",
     "KaplanMeier",
     "Status",
-    "check",
     "is_indicator",
     "length",
+    "offence",
     "terms_of",
     "usable_records",
 ]
@@ -107,7 +106,7 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     until: float = 0.0
 
 
-class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="fit", kw_only=True):
     """The public state of an analysis: all that sites need for the next round, and the hub for the result.
 
     Attributes:
@@ -143,17 +142,24 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     log_rank: float | None = None
 
 
-def check(analyses: Sequence[Analysis], contract: DataContract) -> None:
-    """Refuse analyses that the contract's columns or label cannot give.
-
-    Raises:
-        CodecError: Says which, and why.
-    """
-    for place, analysis in enumerate(analyses):
-        if offence := _offence(analysis, contract):
-            raise CodecError(f"analysis {place + 1}, a {_kind(analysis)}: {offence}")
-    if sum(length(analysis, contract) for analysis in analyses) > MAX_NUMBERS:
-        raise CodecError(f"the analyses have more than {MAX_NUMBERS:,} numbers")
+def offence(analysis: Analysis, contract: DataContract) -> str:
+    """What is wrong with an analysis, in words; empty where nothing is."""
+    if isinstance(analysis, KaplanMeier):
+        return _survival_offence(contract) or _edges_offence(analysis) or _group_offence(analysis, contract)
+    if not 1 <= analysis.iterations <= MAX_ITERATIONS:
+        return f"iterations must be 1 to {MAX_ITERATIONS}, not {analysis.iterations}"
+    if not analysis.columns or len(set(analysis.columns)) != len(analysis.columns):
+        return "it needs at least one column, and each once"
+    known = set(data_contract.feature_names(contract))
+    for name in analysis.columns:
+        if name not in known:
+            return f"the study table has no feature column {name!r}"
+    if isinstance(analysis, Cox):
+        return _survival_offence(contract)
+    wanted = "binary" if analysis.family == "binomial" else "number"
+    if contract.label.outcome != wanted:
+        return f"the {analysis.family} family needs a label whose outcome is {wanted}, not {contract.label.outcome}"
+    return ""
 
 
 def length(analysis: Analysis, contract: DataContract) -> int:  # noqa: ARG001 - the same for all that a plan may ask
@@ -197,29 +203,6 @@ def usable_records(
 
 def _point(size: int) -> int:
     return size + size * (size + 1) // 2
-
-
-def _kind(analysis: Analysis) -> str:
-    return str(type(analysis).__struct_config__.tag)
-
-
-def _offence(analysis: Analysis, contract: DataContract) -> str:
-    if isinstance(analysis, KaplanMeier):
-        return _survival_offence(contract) or _edges_offence(analysis) or _group_offence(analysis, contract)
-    if not 1 <= analysis.iterations <= MAX_ITERATIONS:
-        return f"iterations must be 1 to {MAX_ITERATIONS}, not {analysis.iterations}"
-    if not analysis.columns or len(set(analysis.columns)) != len(analysis.columns):
-        return "it needs at least one column, and each once"
-    known = set(data_contract.feature_names(contract))
-    for name in analysis.columns:
-        if name not in known:
-            return f"the study table has no feature column {name!r}"
-    if isinstance(analysis, Cox):
-        return _survival_offence(contract)
-    wanted = "binary" if analysis.family == "binomial" else "number"
-    if contract.label.outcome != wanted:
-        return f"the {analysis.family} family needs a label whose outcome is {wanted}, not {contract.label.outcome}"
-    return ""
 
 
 def _survival_offence(contract: DataContract) -> str:

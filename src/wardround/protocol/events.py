@@ -212,7 +212,7 @@ class RoundCombined(_Event, frozen=True, tag="round-combined"):
 
     `evaluation` is the mean over all sites, where only that is known. `norm` is the median norm of the updates, where
     they were screened. `findings` are documents of canonical JSON by name: "summaries", "analyses" (a list of
-    `analysis.Fit`) and "appraisal". When all analyses are done, `skipped` rounds that they could take are not held.
+    `analysis.State`) and "appraisal". When all analyses are done, `skipped` rounds that they could take are not held.
     """
 
     number: int

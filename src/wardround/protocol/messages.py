@@ -87,7 +87,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What one site is asked to do in one round.
 
     `base` is the model version to evaluate and train from, in a round of analyses what these have come to, a
-    canonical JSON list of `analysis.Fit`; `standardization` the global mean and
+    canonical JSON list of `analysis.State`; `standardization` the global mean and
     standard deviation, once there are any; `control` the hub's control variate, where the algorithm has one.
     Their bytes may ride along inline. `notice` is what the site should know, such as that its last update was set
     aside. `counted` is the last round for which this site's update is in an aggregate.

@@ -76,7 +76,7 @@ def secure_terms(plan: Plan) -> SecureTerms | None:
     summary = sum(summaries.length(summary, plan.data) for summary in plan.summaries)
     sums = {
         "statistics": 3 * data_contract.width(plan.data) + summary,
-        "analysis": sum(analysis.length(one, plan.data) for one in plan.analyses),
+        "analysis": analysis.length(plan.analyses, plan.data),
         "train": 1 + evaluation,
         "evaluate": evaluation + (appraisal.length(plan.appraisal, plan.data) if plan.appraisal else 0),
     }

@@ -21,12 +21,12 @@ def file_name(name: str) -> str:
     return name
 
 
-def analysis_results(plan: Plan, fits: bytes) -> bytes:
+def analysis_results(plan: Plan, states: bytes) -> bytes:
     """What the plan's analyses say, from what they have come to: a canonical JSON list.
 
     Raises:
-        CodecError: Not the fits of this plan's analyses.
+        CodecError: Not the states of this plan's analyses.
     """
-    known = analysis.fits(plan.analyses, plan.data, fits)
+    known = analysis.states(plan.analyses, plan.data, states)
     least = plan.secure.least_count if plan.secure else 1
     return canonical.encode(analysis.results(plan.analyses, known, plan.data, least_count=least))

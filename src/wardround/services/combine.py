@@ -99,7 +99,7 @@ def _analysed(run: Run, plan: Plan, sums: Sequence[Fraction], blobs: Blobs) -> t
     """What the analyses come to with these sums, and how many rounds they need no more."""
     number, first = run.round.number if run.round else 0, run.terms.agenda.index("analysis") + 1
     ref, least = run.findings.get("analyses"), plan.secure.least_count if plan.secure else _LEAST_COUNT
-    known = analysis.fits(plan.analyses, plan.data, bytes(blobs.read(ref.digest, 0, ref.size)) if ref else b"")
+    known = analysis.states(plan.analyses, plan.data, bytes(blobs.read(ref.digest, 0, ref.size)) if ref else b"")
     after = analysis.advance(plan.analyses, known, sums, plan.data, least_count=least)
     left = first + run.terms.agenda.count("analysis") - 1 - number
     return blobs.put(canonical.encode(after)), left if all(one.is_done for one in after) else 0

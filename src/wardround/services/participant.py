@@ -210,10 +210,8 @@ class Participant:
         """This site's numbers for the plan's analyses, at what these have come to."""
         is_first = task.base.digest == plan.initial.digest
         data = b"" if is_first else self._small(task.base, task.run, task.base_inline)
-        known = analysis.fits(plan.analyses, plan.data, data)
-        return np.concatenate(
-            [analysis.site_sums(one, fit, table, plan.data) for one, fit in zip(plan.analyses, known, strict=True)]
-        )
+        known = analysis.states(plan.analyses, plan.data, data)
+        return analysis.site_sums(plan.analyses, known, table, plan.data)
 
     def _member(self) -> Membership:
         if self._membership is None:

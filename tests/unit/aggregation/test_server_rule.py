@@ -201,3 +201,30 @@ def test_steps_and_shapes_must_fit_or_nothing_changes(name):
 def test_an_unknown_name_is_refused(name):
     with pytest.raises(ValueError, match="no server rule"):
         server_rule.build(name, **DEFAULTS)
+
+
+def test_feddyn_is_the_papers_server_step_whatever_share_took_part():
+    alpha, share = 0.3, 0.25
+    rule = server_rule.feddyn(share=share)
+    params, state = np.array([1.0, -2.0], np.float32), (np.zeros(2, np.float32),)
+    plain, gradient = params.astype(float), np.zeros(2)
+    for step, update in enumerate(([0.5, 1.0], [-0.25, 0.5], [0.0, 2.0]), 1):
+        mean = np.array(update)
+        gradient = gradient - alpha * share * mean  # the paper's h
+        plain = plain + mean - gradient / alpha
+        rule.apply(step, params, mean, state)
+        np.testing.assert_allclose(params, plain, rtol=1e-6)
+
+
+def test_scaffold_moves_the_control_by_the_mean_change_of_those_who_took_part():
+    steps, rate, share = 4, 0.1, 0.5
+    rule = server_rule.scaffold(learning_rate=0.7, share=share, local_length=steps * rate)
+    params, state = np.array([1.0, -2.0], np.float32), (np.zeros(2, np.float32),)
+    plain, control, own = params.astype(float), np.zeros(2), np.zeros((2, 2))
+    for step, updates in enumerate((((0.5, 1.0), (0.1, 0.2)), ((-0.25, 0.5), (0.3, 0.0))), 1):
+        moved = np.array(updates)
+        after = own - control - moved / (steps * rate)  # option II of the paper, for each of two sites
+        plain, control, own = plain + 0.7 * moved.mean(0), control + share * (after - own).mean(0), after
+        rule.apply(step, params, moved.mean(0), state)
+        np.testing.assert_allclose(params, plain, rtol=1e-6)
+        np.testing.assert_allclose(state[0], control, rtol=1e-6)

@@ -11,8 +11,8 @@ from lifelines import CoxPHFitter
 from lifelines.datasets import load_gbsg2, load_lung, load_rossi
 from tests.unit.analysis.test_glm import added, fitted, numbers
 
-from wardround import analysis as analyses
-from wardround.analysis import Cox, Fit
+from wardround.analysis import iteration, several
+from wardround.analysis.terms import Cox, Fit
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.clinical.table import LoadReport, StudyTable
 from wardround.errors import CodecError
@@ -132,7 +132,7 @@ def test_sums_are_those_of_the_definition(ties, seed, count, beta):
     features[:, 0] /= 50
     labels[:, 0] = np.ceil(labels[:, 0] / 5)
     analysis = Cox(columns=NAMES, ties=ties)
-    sums = analyses.site_sums(analysis, Fit(coefficients=tuple(beta)), table(features, labels), AGREED)
+    sums = iteration.site_sums(analysis, Fit(coefficients=tuple(beta)), table(features, labels), AGREED)
     deviance, score, information = slow(analysis, np.array(beta), features, labels)
     assert sums[:2].tolist() == [count, labels[:, 1].sum()]
     assert sums[2] == pytest.approx(deviance, abs=1e-9)
@@ -280,11 +280,11 @@ def test_few_events_or_few_of_a_group_are_not_shown():
 def test_sums_at_a_wild_point_are_finite_and_the_step_is_halved():
     features, labels, site = records(100)
     analysis, tables = Cox(columns=NAMES, iterations=100), at_sites(features, labels, site)
-    fit = analyses.start(analysis, AGREED)
-    fit = analyses.step(analysis, fit, added(analysis, fit, tables, AGREED), AGREED, least_count=1)
+    fit = iteration.start(analysis, AGREED)
+    fit = iteration.step(analysis, fit, added(analysis, fit, tables, AGREED), AGREED, least_count=1)
     for wild in (1e308, 1e5, 5.0):
         away = msgspec.structs.replace(fit, coefficients=(wild, -wild, wild))
-        back = analyses.step(analysis, away, added(analysis, away, tables, AGREED), AGREED, least_count=1)
+        back = iteration.step(analysis, away, added(analysis, away, tables, AGREED), AGREED, least_count=1)
         assert back.previous == fit.previous
         assert back.coefficients == pytest.approx([wild / 2, -wild / 2, wild / 2])
 
@@ -312,5 +312,5 @@ def test_a_skewed_column_converges():
 )
 def test_what_the_study_cannot_give_is_refused(wrong, agreed, words):
     with pytest.raises(CodecError, match=words) as refused:
-        analyses.check((wrong,), agreed)
+        several.check((wrong,), agreed)
     assert "analysis 1, a cox" in str(refused.value)

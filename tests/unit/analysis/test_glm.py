@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.linear_model import LogisticRegression
 
-from wardround import analysis as analyses
-from wardround.analysis import Fit, Glm, newton
+from wardround.analysis import iteration, newton, several, terms
+from wardround.analysis.terms import Fit, Glm
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.clinical.table import LoadReport, StudyTable
 from wardround.codec import fixedpoint
@@ -63,25 +63,25 @@ def split(features, labels, sites=3):
 
 
 def added(analysis, fit, tables, agreed):
-    total = np.zeros(fixedpoint.DIGITS * analyses.length(analysis, agreed), np.uint64)
+    total = np.zeros(fixedpoint.DIGITS * terms.length(analysis, agreed), np.uint64)
     for one in tables:
-        vector = analyses.site_sums(analysis, fit, one, agreed)
+        vector = iteration.site_sums(analysis, fit, one, agreed)
         assert vector.dtype == np.float64
         assert np.isfinite(vector).all()
-        assert vector.size == analyses.length(analysis, agreed)
+        assert vector.size == terms.length(analysis, agreed)
         total += fixedpoint.encode_sums(vector)
     return fixedpoint.decode_sums(total)
 
 
 def fitted(analysis, tables, agreed, least_count=1):
-    analyses.check((analysis,), agreed)
-    fit = analyses.start(analysis, agreed)
+    several.check((analysis,), agreed)
+    fit = iteration.start(analysis, agreed)
     while not fit.is_done:
         assert fit.iteration < analysis.iterations
         sums = added(analysis, fit, tables, agreed)
-        fit = analyses.step(analysis, fit, sums, agreed, least_count=least_count)
+        fit = iteration.step(analysis, fit, sums, agreed, least_count=least_count)
         fit = msgspec.json.decode(msgspec.json.encode(fit), type=Fit)
-    shown = analyses.result(analysis, fit, agreed, least_count=least_count)
+    shown = iteration.result(analysis, fit, agreed, least_count=least_count)
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
     return shown
 
@@ -246,11 +246,11 @@ def test_sums_at_a_wild_point_are_finite_and_the_step_is_halved(family):
     features, labels = records(100, family)
     agreed, tables = contract(family), split(features, labels)
     analysis = Glm(family=family, columns=("age",))
-    fit = analyses.start(analysis, agreed)
+    fit = iteration.start(analysis, agreed)
     for _ in range(2):
-        fit = analyses.step(analysis, fit, added(analysis, fit, tables, agreed), agreed, least_count=1)
+        fit = iteration.step(analysis, fit, added(analysis, fit, tables, agreed), agreed, least_count=1)
     wild = msgspec.structs.replace(fit, is_done=False, status="running", coefficients=(1e300, -1e308))
-    back = analyses.step(analysis, wild, added(analysis, wild, tables, agreed), agreed, least_count=1)
+    back = iteration.step(analysis, wild, added(analysis, wild, tables, agreed), agreed, least_count=1)
     assert back.previous == fit.previous
     assert back.coefficients[1] == pytest.approx(-5e307)
 
@@ -260,12 +260,12 @@ def test_from_a_bad_point_halved_steps_lead_to_the_fit(family, start):
     features, labels = records(100, family)
     agreed, tables = contract(family), split(features, labels)
     analysis = Glm(family=family, columns=("age",), iterations=60)
-    fit = analyses.start(analysis, agreed)
-    fit = analyses.step(analysis, fit, added(analysis, fit, tables, agreed), agreed, least_count=1)
+    fit = iteration.start(analysis, agreed)
+    fit = iteration.step(analysis, fit, added(analysis, fit, tables, agreed), agreed, least_count=1)
     fit = msgspec.structs.replace(fit, coefficients=(start, 0.0))
     accepted = set()
     while not fit.is_done:
-        fit = analyses.step(analysis, fit, added(analysis, fit, tables, agreed), agreed, least_count=1)
+        fit = iteration.step(analysis, fit, added(analysis, fit, tables, agreed), agreed, least_count=1)
         accepted.add(fit.previous)
     assert fit.status == "converged"
     assert family == "gaussian" or len(accepted) < fit.iteration - 1
@@ -276,10 +276,10 @@ def test_a_site_that_leaves_between_rounds_does_not_stop_the_fit():
     features, labels = records(300, "binomial")
     agreed, tables = contract("binomial"), split(features, labels)
     analysis = Glm(family="binomial", columns=("age",))
-    fit = analyses.start(analysis, agreed)
+    fit = iteration.start(analysis, agreed)
     while not fit.is_done:
         present = tables if fit.iteration < 3 else tables[:2]
-        fit = analyses.step(analysis, fit, added(analysis, fit, present, agreed), agreed, least_count=1)
+        fit = iteration.step(analysis, fit, added(analysis, fit, present, agreed), agreed, least_count=1)
     kept = np.arange(300) % 3 < 2
     assert (fit.status, fit.records) == ("converged", 200)
     assert fit.coefficients == pytest.approx(pooled("binomial", features[kept, :1], labels[kept])[0], rel=1e-8)

@@ -17,8 +17,8 @@ from tests.unit.analysis.test_glm import (
     table,
 )
 
-from wardround import analysis as analyses
-from wardround.analysis import Fit, Glm
+from wardround.analysis import iteration, several
+from wardround.analysis.terms import Fit, Glm
 from wardround.errors import CodecError
 
 
@@ -156,8 +156,8 @@ def test_few_of_a_class_or_of_a_group_are_not_shown():
         assert (shown["status"], shown["records"], shown["events"]) == ("too few records", None, None)
     features[:, 2] = few
     analysis = Glm(family="binomial", columns=("age", "smoker"))
-    fit = analyses.start(analysis, agreed)
-    fit = analyses.step(analysis, fit, added(analysis, fit, split(features, labels), agreed), agreed, least_count=5)
+    fit = iteration.start(analysis, agreed)
+    fit = iteration.step(analysis, fit, added(analysis, fit, split(features, labels), agreed), agreed, least_count=5)
     assert fit == Fit(iteration=1, is_done=True, status="too few records")
 
 
@@ -184,7 +184,7 @@ def test_too_few_rounds_do_not_converge():
 )
 def test_what_the_study_cannot_give_is_refused(wrong, family, words):
     with pytest.raises(CodecError, match=words) as refused:
-        analyses.check((Glm(family=family, columns=("age",)), wrong), contract(family))
+        several.check((Glm(family=family, columns=("age",)), wrong), contract(family))
     assert "analysis 2, a glm" in str(refused.value)
 
 
@@ -192,16 +192,16 @@ def test_too_many_numbers_are_refused():
     agreed = contract("gaussian", plain(198))
     wide = Glm(family="gaussian", columns=tuple(column.name for column in agreed.columns))
     with pytest.raises(CodecError, match="20,000"):
-        analyses.check((wide,), agreed)
+        several.check((wide,), agreed)
 
 
 def test_sums_and_states_of_another_analysis_are_refused():
     agreed = contract("gaussian")
     analysis = Glm(family="gaussian", columns=("age",))
-    fit = analyses.start(analysis, agreed)
+    fit = iteration.start(analysis, agreed)
     with pytest.raises(CodecError, match="10 sums, not 3"):
-        analyses.step(analysis, fit, [Fraction(0)] * 3, agreed, least_count=1)
+        iteration.step(analysis, fit, [Fraction(0)] * 3, agreed, least_count=1)
     with pytest.raises(CodecError, match="finite coefficient"):
-        analyses.site_sums(analysis, Fit(), table(np.empty((0, 6)), []), agreed)
+        iteration.site_sums(analysis, Fit(), table(np.empty((0, 6)), []), agreed)
     with pytest.raises(ValueError, match="done"):
-        analyses.step(analysis, Fit(is_done=True), [Fraction(0)] * 10, agreed, least_count=1)
+        iteration.step(analysis, Fit(is_done=True), [Fraction(0)] * 10, agreed, least_count=1)

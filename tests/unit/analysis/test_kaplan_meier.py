@@ -14,8 +14,8 @@ from lifelines.statistics import logrank_test
 from lifelines.utils import median_survival_times, restricted_mean_survival_time
 from tests.unit.analysis.test_glm import added
 
-from wardround import analysis as analyses
-from wardround.analysis import Cox, Curve, Fit, KaplanMeier
+from wardround.analysis import iteration, several
+from wardround.analysis.terms import Cox, Curve, Fit, KaplanMeier
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.clinical.table import LoadReport, StudyTable
 from wardround.errors import CodecError
@@ -41,17 +41,17 @@ def table(group, times, seen, held_out=None):
 
 
 def final(analysis, tables, least_count=1):
-    analyses.check((analysis,), AGREED)
-    fit = analyses.start(analysis, AGREED)
+    several.check((analysis,), AGREED)
+    fit = iteration.start(analysis, AGREED)
     assert not fit.is_done
-    fit = analyses.step(analysis, fit, added(analysis, fit, tables, AGREED), AGREED, least_count=least_count)
+    fit = iteration.step(analysis, fit, added(analysis, fit, tables, AGREED), AGREED, least_count=least_count)
     assert fit.is_done
     return msgspec.json.decode(msgspec.json.encode(fit), type=Fit)
 
 
 def found(analysis, tables, least_count=1):
     fit = final(analysis, tables, least_count)
-    shown = analyses.result(analysis, fit, AGREED, least_count=least_count)
+    shown = iteration.result(analysis, fit, AGREED, least_count=least_count)
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
     return shown
 
@@ -315,18 +315,18 @@ def test_a_column_entirely_missing_leaves_too_few_records():
 )
 def test_what_the_study_cannot_give_is_refused(wrong, words):
     with pytest.raises(CodecError, match=words):
-        analyses.check((Cox(columns=("age",)), wrong), AGREED)
+        several.check((Cox(columns=("age",)), wrong), AGREED)
 
 
 def test_another_label_is_refused():
     agreed = DataContract(columns=AGREED.columns, label=Label(name="died"))
     with pytest.raises(CodecError, match="analysis 1, a kaplan-meier: it needs a label whose outcome is survival"):
-        analyses.check((KaplanMeier(edges=DAYS),), agreed)
+        several.check((KaplanMeier(edges=DAYS),), agreed)
 
 
 def test_analyses_are_told_apart_by_their_kind():
     asked = [KaplanMeier(edges=DAYS, group="drug"), Cox(columns=("age",), ties="breslow")]
-    again = msgspec.json.decode(msgspec.json.encode(asked), type=list[analyses.Analysis])
+    again = msgspec.json.decode(msgspec.json.encode(asked), type=list[several.Analysis])
     assert again == asked
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(b'{"type":"cox","columns":["age"],"tie":"efron"}', type=analyses.Analysis)
+        msgspec.json.decode(b'{"type":"cox","columns":["age"],"tie":"efron"}', type=several.Analysis)

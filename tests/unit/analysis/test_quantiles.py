@@ -225,6 +225,17 @@ def test_the_sums_are_counts_below_in_and_above():
     assert quantiles.site_sums(analysis, state, table(features), AGREED).tolist() == [0, 1, 1, 2]
 
 
+@settings(deadline=None, max_examples=200)
+@given(rows=st.lists(st.lists(st.integers(-50, 50), min_size=6, max_size=6), min_size=3, max_size=3))
+def test_counts_that_lie_leave_brackets_within_the_range(rows):
+    analysis = Quantiles(columns=("age",), probabilities=(0.5,), bins=4)
+    state = quantiles.start(analysis, AGREED)
+    for row in rows:
+        if not state.is_done:
+            state = quantiles.step(analysis, state, list(map(Fraction, row)), AGREED, least_count=5)
+            assert 0.0 <= state.brackets[0].low < state.brackets[0].high <= 120.0
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

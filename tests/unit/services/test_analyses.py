@@ -2,6 +2,7 @@
 
 import json
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from lifelines import CoxPHFitter, datasets
 from tests.unit.services.test_secure_rounds import ROSTER
 
 import wardround
-from wardround.analysis import Cox, Glm, KaplanMeier
+from wardround import analysis
+from wardround.analysis import BoostedTrees, Cox, Glm, KaplanMeier, Quantiles
 from wardround.clinical.appraisal import Appraisal
 from wardround.errors import CodecError
 from wardround.protocol.plan import Optimizer, SecureAggregation, Training
@@ -183,3 +185,29 @@ def test_analyses_and_subgroups_need_secure_aggregation():
         wardround.declare(**common, appraisal=Appraisal(subgroups=("fin",)))
     with pytest.raises(CodecError, match="1 to 100,000 rounds"):
         wardround.declare(**common | {"training": Training(rounds=0)})
+
+
+def test_trees_and_quantiles_by_secure_sums_are_those_of_the_pooled_records():
+    frame = rossi()
+    data = wardround.DataContract(
+        columns=(
+            wardround.Column(name="age", minimum=15.0, maximum=60.0),
+            wardround.Column(name="prio", minimum=0.0, maximum=20.0),
+            wardround.Column(name="fin", kind="boolean"),
+        ),
+        label=wardround.Label(name="arrest"),
+        min_records=1,
+    )
+    asked = (
+        BoostedTrees(columns=COLUMNS, trees=3, depth=2, bins=8, min_child_records=10),
+        Quantiles(columns=("age",), probabilities=(0.5,), rounds=2, bins=16),
+    )
+    study = declared(data, "logistic", training=Training(rounds=0), analyses=asked)
+    done, told = run(study, by_site(frame, ("arrest",)))
+    whole, known = table(frame, COLUMNS, ("arrest",)), analysis.states(asked, data, b"")
+    while not all(one.is_done for one in known):
+        sums = [Fraction(float(one)) for one in analysis.site_sums(asked, known, whole, data)]
+        known = analysis.advance(asked, known, sums, data, least_count=5)
+    alone = json.loads(json.dumps(analysis.results(asked, known, data, least_count=5)))
+    assert done.analyses() == alone
+    assert len({event["number"] for event in told if event["event"] == "round-opened"}) > 3

@@ -95,6 +95,19 @@ def test_what_did_not_count_is_not_remembered():
             assert (found["metrics"] == found["personal"]) == is_fresh
 
 
+def test_the_servers_part_counts_only_those_who_are_in_the_mean():
+    """One of four is set aside, so three quarters of FedDyn's first step come on top of a plain one."""
+    names = (*SITES, "dunbar")
+    tables = {site: table(site if site in SITES else "crail") for site in names}
+
+    def moved(local):
+        settings = {"rounds": 1, "steps": 1, "participants": names, "screening": Screening(norm_multiple=3.0)}
+        done = wardround.simulate(study(local, **settings), tables, attacks={"dunbar": "replacement"})
+        return np.concatenate([np.ravel(array) for array in done.arrays().values()])
+
+    np.testing.assert_allclose(moved(Local(algorithm="feddyn", strength=1.0)), 1.75 * moved(Local()), rtol=1e-5)
+
+
 def test_equal_work_does_not_favour_the_site_with_more_steps():
     """With epochs a site of three times the records takes three times the steps: FedNova takes that back."""
 
