@@ -7,7 +7,10 @@ from tests.unit.services.test_secure_rounds import ROSTER
 
 import wardround
 from wardround.errors import CodecError
+from wardround.protocol import events, run_state
 from wardround.protocol.plan import Aggregation, Local, Optimizer, Screening, SecureAggregation, Training
+from wardround.secagg.messages import Delivery
+from wardround.services import participant
 
 SITES = ("angus", "banff", "crail")
 NUMBER = wardround.DataContract(
@@ -175,3 +178,44 @@ def test_the_terms_say_whether_sites_work_from_the_rules_state():
     assert terms_of(RunId("0" * 64 + ".1"), plan, SITES).is_controlled
     plain = msgspec.structs.replace(plan.training, local=Local())
     assert not terms_of(RunId("0" * 64 + ".1"), msgspec.structs.replace(plan, training=plain), SITES).is_controlled
+
+
+def secure_run_with_a_crash(local, monkeypatch):
+    """Four sites; one loses what it holds between its answer and its masked vector of the first round."""
+    names = (*SITES, "dunbar")
+    perform, lost = participant.Participant.perform, []
+
+    def crashing(self, task):
+        step = getattr(task, "step", None)
+        if self._site == "dunbar" and isinstance(step, Delivery) and not lost:
+            lost.append(task.number)
+            self._held.clear()
+        return perform(self, task)
+
+    monkeypatch.setattr(participant.Participant, "perform", crashing)
+    told = []
+    done = wardround.simulate(
+        study(local, rounds=2, participants=names, secure=SECURE),
+        {site: table(site if site in SITES else "crail") for site in names},
+        progress=lambda status: told.extend(status.events),
+    )
+    assert lost
+    assert done.status.phase == "completed", done.status.reason
+    opened = [set(event["survivors"]) for event in told if event["event"] == "cohort-opened"]
+    return opened, told
+
+
+def test_a_site_that_lost_its_work_makes_it_again_only_where_nothing_hangs_on_earlier_rounds(monkeypatch):
+    opened, _ = secure_run_with_a_crash(Local(), monkeypatch)
+    assert all("dunbar" in survivors for survivors in opened)
+
+
+def test_a_site_that_lost_its_work_leaves_the_cohort_and_remembers_nothing_of_the_round(monkeypatch):
+    opened, told = secure_run_with_a_crash(Local(algorithm="feddyn", strength=1.0), monkeypatch)
+    assert "dunbar" not in opened[0]
+    assert all("dunbar" in survivors for survivors in opened[1:])
+    terms = run_state.run_of(events.decode_run(msgspec.json.encode(one)) for one in told)
+    assert terms.counted == {"angus": 2, "banff": 2, "crail": 2, "dunbar": 2}
+    first = next(one for one in told if one["event"] == "round-combined")
+    until = [events.decode_run(msgspec.json.encode(one)) for one in told[: told.index(first) + 1]]
+    assert run_state.run_of(until).counted == {"angus": 1, "banff": 1, "crail": 1}
