@@ -132,6 +132,15 @@ def _analysis(one: Mapping[str, Any]) -> str:
             for term in one["terms"]
         ]
         return _table(head, headings, rows)
+    if one["kind"] == "quantiles":
+        marks = [
+            [column["name"], *(_number(mark["value"]) for mark in column["quantiles"])] for column in one["columns"]
+        ]
+        heads = [f"{mark['probability']:g}" for mark in one["columns"][0]["quantiles"]]
+        return _table(head, ["column", *heads], marks)
+    if one["kind"] == "boosted-trees":
+        gains = [[each["column"], _number(each["share"]), str(each["splits"])] for each in one["importances"]]
+        return _table(f"{head} {len(one['trees'])} trees.", ["column", "share of the gain", "splits"], gains)
     test = one["log_rank_test"]
     words = "" if test["statistic"] is None else f", log-rank p = {_number(test['p'], 4)}"
     series = {

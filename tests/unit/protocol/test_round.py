@@ -26,7 +26,7 @@ from wardround.protocol.events import (
     UpdateAccepted,
     UpdateRefused,
 )
-from wardround.protocol.messages import Contribution, Evaluation
+from wardround.protocol.messages import Contribution, Divergence, Evaluation
 from wardround.protocol.plan import BlobRef
 from wardround.protocol.round import MAX_REFUSALS, Phase
 
@@ -125,6 +125,31 @@ def test_every_other_number_is_finite(wrong):  # (3)
         assert happened.encode(events[0]), "what was refused can be recorded"
     _, events = hear(opened(), "a", answer(evaluation=Evaluation(1, {"auc": None})))
     assert kinds(events) == [UpdateAccepted]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "counts"), [("evaluate", 3, True), ("evaluate", 2, False), ("train", 3, False)]
+)
+def test_an_appraisal_has_the_plans_numbers_at_the_end_and_at_no_other_time(kind, given, counts):  # (3)
+    asked = msgspec.structs.replace(terms(), appraisal_numbers=3)
+    event = RoundOpened(at=0.0, number=2, kind=kind, sites=SITES, deadline=60.0)
+    said = answer(
+        kind=kind, size=SIZE if kind == "train" else 0, evaluation=Evaluation(1, {}, appraisal=(1.0,) * given)
+    )
+    _, events = hear(rounds.opened(asked, event), "a", said)
+    assert kinds(events) == [UpdateAccepted if counts else UpdateRefused]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_the_numbers_of_an_evaluation_are_finite_wherever_they_stand(wrong):  # (3)
+    apart = Divergence(wrong, 1.0, 1.0)
+    for found in (
+        Evaluation(1, {}, personal={"auc": wrong}),
+        Evaluation(1, {}, divergence=apart),
+        Evaluation(1, {}, intervals={"auc": (0.5, wrong)}),
+    ):
+        _, events = hear(opened(), "a", answer(evaluation=found))
+        assert kinds(events) == [UpdateRefused]
 
 
 @pytest.mark.parametrize(("kind", "right"), [("statistics", SUMS), ("train", SIZE), ("evaluate", 0)])

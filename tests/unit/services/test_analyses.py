@@ -15,6 +15,8 @@ from wardround.analysis import BoostedTrees, Cox, Glm, KaplanMeier, Quantiles
 from wardround.clinical.appraisal import Appraisal
 from wardround.errors import CodecError
 from wardround.protocol.plan import Optimizer, SecureAggregation, Training
+from wardround.sdk import report
+from wardround.sdk.evidence import evidence
 from wardround.training import metrics
 
 SITES = ("angus", "banff", "crail", "dunbar")
@@ -211,3 +213,32 @@ def test_trees_and_quantiles_by_secure_sums_are_those_of_the_pooled_records():
     alone = json.loads(json.dumps(analysis.results(asked, known, data, least_count=5)))
     assert done.analyses() == alone
     assert len({event["number"] for event in told if event["event"] == "round-opened"}) > 3
+
+
+def test_the_page_draws_every_kind_of_analysis():
+    frame = rossi()
+    data = wardround.DataContract(
+        columns=(
+            wardround.Column(name="age", minimum=15.0, maximum=60.0),
+            wardround.Column(name="prio", minimum=0.0, maximum=20.0),
+            wardround.Column(name="fin", kind="boolean"),
+        ),
+        label=wardround.Label(name="arrest"),
+        min_records=1,
+    )
+    asked = (
+        Glm(family="binomial", columns=COLUMNS),
+        BoostedTrees(columns=COLUMNS, trees=2, depth=2, bins=8, min_child_records=10),
+        Quantiles(columns=("age", "prio"), rounds=2, bins=16),
+    )
+    study = declared(data, "logistic", training=Training(rounds=0), analyses=asked)
+    done, told = run(study, by_site(frame, ("arrest",)))
+    page = report.run_page("t", told, evidence(study.plan, told, done.findings))
+    assert all(words in page for words in ("standard error", "share of the gain", "0.25"))
+    survival = contract(wardround.Label(name="week", outcome="survival", event="arrest"))
+    edges = KaplanMeier(edges=(10.0, 20.0, 40.0, 53.0), group="fin")
+    study = declared(survival, "cox", training=Training(rounds=0), analyses=(edges,))
+    done, told = run(study, by_site(frame, ("week", "arrest")))
+    page = report.run_page("t", told, evidence(study.plan, told, done.findings))
+    assert "log-rank p = " in page
+    assert "fin: yes" in page
