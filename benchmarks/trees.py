@@ -30,7 +30,8 @@ BOUNDS = {
         "chest_pain_3": (0, 1), "chest_pain_4": (0, 1), "resting_ecg_1": (0, 1), "resting_ecg_2": (0, 1),
     },
     "physionet": {
-        "Age": (15, 100), "Gender": (0, 1), "BUN": (0, 200), "Creatinine": (0, 25), "GCS": (3, 15), "Glucose": (0, 1000),
+        "Age": (15, 100), "Gender": (0, 1), "BUN": (0, 200), "Creatinine": (0, 25),
+        "GCS": (3, 15), "Glucose": (0, 1000),
         "HCO3": (0, 60), "HCT": (0, 80), "HR": (0, 300), "K": (0, 25), "Lactate": (0, 35), "MAP": (0, 300),
         "NIMAP": (0, 300), "Na": (80, 200), "PaCO2": (0, 150), "PaO2": (0, 600), "Platelets": (0, 2500),
         "SysABP": (0, 300), "NISysABP": (0, 300), "Temp": (20, 45), "Urine": (0, 12000), "WBC": (0, 600), "pH": (6, 9),

@@ -45,6 +45,7 @@ def simulate(
         files = (result.model, result.standardization)
         beside = comparison.compare(declared, tables, files, personal=result.personal, leave_out=True)
         found["comparison"] = comparison.rows(declared.plan, beside)
+        found["advice"] += comparison.advice(declared.plan, beside)
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(result.model)

@@ -1,7 +1,7 @@
 """How far a model may be trusted, from numbers that add up over sites, so that only their sum need be seen.
 
-Binary: records of either outcome, probabilities and logits summed in cells of the logit: 200 from -10 to 10, parted
-further at the thresholds and calibration bins; 50 in a subgroup. From the cells:
+Binary: records of either outcome, probabilities and logits summed in cells of the logit: 1,000 from -10 to 10, parted
+further at the thresholds and calibration bins; 200 in a subgroup. From the cells:
 
     auc          pairs of one cell count one half: off by at most `resolution` = sum(P_c N_c) / (2 P N)
     calibration  in bins of equal width, mean probability against the share of positives

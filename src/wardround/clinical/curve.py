@@ -1,6 +1,6 @@
 """Calibration, decision and ROC curves of a binary outcome, from counts in cells of the logit.
 
-The cells nest in what the curves cut: 200 of width 0.1 from -10 to 10, the outer ones open, parted further at the
+The cells nest in what the curves cut: 1,000 of width 0.02 from -10 to 10, the outer ones open, parted further at the
 thresholds of the decision curve and at the edges of the calibration bins. A record lies in cell c when c edges are at
 or below its logit, so that a threshold is met from the cell after its edge on.
 
@@ -25,15 +25,15 @@ __all__ = ["COARSE", "curves", "edges", "place"]
 
 _Vector = npt.NDArray[np.float64]
 
-COARSE: _Vector = (np.arange(1, 50) - 25) * np.float64(0.4)
-"""Edges of the 50 cells of a subgroup."""
+COARSE: _Vector = (np.arange(1, 200) - 100) * np.float64(0.1)
+"""Edges of the 200 cells of a subgroup."""
 
 
 def edges(thresholds: Sequence[float], bins: int) -> _Vector:
-    """Edges of the cells of all records; shape=(199 + len(thresholds) + bins - 1,)."""
+    """Edges of the cells of all records; shape=(999 + len(thresholds) + bins - 1,)."""
     # Equal edges stay: the cell between them is empty, and the length hangs on nothing but the numbers of cuts.
     cuts = [_logit(cut) for cut in (*thresholds, *_bin_edges(bins))]
-    return np.sort(np.concatenate([(np.arange(1, 200) - 100) / 10, cuts]))
+    return np.sort(np.concatenate([(np.arange(1, 1000) - 500) / 50, cuts]))
 
 
 def place(cells_edges: _Vector, probability: float) -> int:

@@ -25,7 +25,7 @@ from wardround.sdk.simulate import Simulated, simulate
 from wardround.sdk.study import Study
 from wardround.training import metrics
 
-__all__ = ["Comparison", "Score", "compare", "leading_metric", "rows"]
+__all__ = ["Comparison", "Score", "advice", "compare", "leading_metric", "rows"]
 
 _SEED = 1
 _LEADING = {"binary": "auc", "multiclass": "accuracy", "number": "rmse", "survival": "c_index"}
@@ -110,6 +110,26 @@ def rows(plan: Plan, found: Comparison) -> list[dict[str, str | float | None]]:
         {"site": site, "metric": name} | {model: scores[name].value for model, scores in models.items()}
         for site, models in found.on_own_patients.items()
     ]
+
+
+def advice(plan: Plan, found: Comparison) -> list[str]:
+    """Which sites would be better off with their own model alone, and whether their test records can tell."""
+    name, words = leading_metric(plan), []
+    sign = -1.0 if name == "rmse" else 1.0
+    for site, models in found.on_own_patients.items():
+        shared = [models[model][name] for model in ("federated", "personal") if model in models]
+        known = [score.value for score in shared if score.value is not None]
+        alone = models["own"][name]
+        if not known or alone.value is None:
+            continue
+        best = max(known, key=lambda value: sign * value)
+        if sign * (alone.value - best) <= 0:
+            continue
+        low, high = alone.low, alone.high
+        is_told = low is not None and high is not None and not low <= best <= high
+        noise = "more than its test records' noise" if is_told else "within its test records' noise"
+        words.append(f"{site} does better alone: {name} {alone.value:.3f} against {best:.3f}, {noise}.")
+    return words
 
 
 def _trained(study: Study, tables: Mapping[str, StudyTable]) -> Files:

@@ -103,18 +103,17 @@ def _built(model: BuiltinModel, contract: DataContract) -> nn.Module:
 def normalized(module: nn.Module, normalization: Normalization) -> nn.Module:
     """The module with every batch normalization replaced, its scale and shift anew; changed in place where it can be.
 
-    Group normalization has groups of at least four channels (of four where there are few, 32 groups where there are
-    many); instance normalization is one group per channel.
+    Group normalization has groups of at least four channels where there are as many, and 32 groups from 128 channels
+    on. Instance normalization is one group per channel; it needs space or time to average over, so that of plain
+    features (``BatchNorm1d``) becomes group normalization all the same.
     """
     if normalization == "as-is":
         return module
     if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001, the base class has no public name
         channels = module.num_features
-        groups = (
-            channels
-            if normalization == "instance"
-            else math.gcd(channels, 32 if channels >= 128 else channels // 4 or 1)
-        )
+        groups = math.gcd(channels, 32 if channels >= 128 else channels // 4 or 1)
+        if normalization == "instance" and not isinstance(module, nn.BatchNorm1d):
+            groups = channels
         return nn.GroupNorm(groups, channels, eps=module.eps, affine=module.affine)
     for name, child in module.named_children():
         setattr(module, name, normalized(child, normalization))

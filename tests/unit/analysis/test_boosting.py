@@ -157,6 +157,26 @@ def test_the_trees_are_those_of_the_obvious_algorithm_on_all_records(outcome, se
     assert boosting.predict(SMALL, state, features, agreed) == pytest.approx(margins, rel=1e-6)
 
 
+def test_values_on_a_threshold_go_right_in_sums_as_in_predictions():
+    features, labels = records(400, "number")
+    features[:, :2] = np.floor(features[:, :2] / 5) * 5
+    agreed = contract("number")
+    state = fitted(SMALL, split(features, labels), agreed)
+    expected, margins = obvious(SMALL, agreed, features, labels, CUTS)
+    assert [nested(tree) for tree in shown(SMALL, state, agreed)["trees"]] == expected
+    assert boosting.predict(SMALL, state, features, agreed) == pytest.approx(margins, rel=1e-6)
+
+
+def test_a_node_is_split_down_to_exactly_the_least_count():
+    features, _ = records(20, "number")
+    features[:, 0] = np.repeat([20.0, 40.0, 70.0, 90.0], 5)
+    labels = np.repeat([1.0, 2.0, 10.0, 13.0], 5)
+    analysis = BoostedTrees(columns=("age",), trees=1, depth=2, learning_rate=1.0, bins=8, l2=0.0, min_child_records=5)
+    agreed = contract("number")
+    state = fitted(analysis, split(features, labels), agreed)
+    assert boosting.predict(analysis, state, features, agreed) == pytest.approx(labels, rel=1e-6)
+
+
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @settings(deadline=None, max_examples=20)
 @given(data=st.data())

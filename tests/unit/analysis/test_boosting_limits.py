@@ -93,6 +93,14 @@ def test_separable_classes_give_bounded_leaves(l2):
     assert roc_auc_score(labels, margins) > 0.99
 
 
+def test_a_leaf_of_certain_but_wrong_records_moves_no_farther_than_its_bound():
+    analysis, agreed = BoostedTrees(columns=("smoker",), trees=1, depth=1, l2=0.0), contract("binary")
+    state = BoostedState(trees=(Tree(),), frontier=(0,), gains=(0.0,), splits=(0,))
+    bins = [40 * 2**30, 2**30, 50, -40 * 2**30, 2**30, 50, 0, 0, 0]
+    after = boosting.step(analysis, state, list(map(Fraction, [100, 0, *bins])), agreed, least_count=1)
+    assert after.trees[0].value == (0.0, -1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("labels", "least", "status"),
     [

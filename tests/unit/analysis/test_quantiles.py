@@ -191,11 +191,12 @@ def test_a_constant_column_is_found_at_the_ends_of_the_range_too(value):
 
 
 def test_a_whole_rank_is_the_one_a_reader_reckons():
-    features = np.zeros((20, 6), np.float32)
-    features[:, 0] = np.arange(1, 21)
-    marks = (0.05, 0.15, 0.35, 0.5, 0.95)
+    features = np.zeros((100, 6), np.float32)
+    features[:, 0] = np.arange(1, 101)
+    # In floats, 0.07 * 100 is more than 7.
+    marks = (0.05, 0.07, 0.14, 0.55, 0.955)
     (column,) = shown(Quantiles(columns=("age",), probabilities=marks), [table(features)])["columns"]
-    assert [round(one["value"]) for one in column["quantiles"]] == [1, 3, 7, 10, 19]
+    assert [round(one["value"]) for one in column["quantiles"]] == [5, 7, 14, 55, 96]
 
 
 def test_it_ends_early_where_nothing_becomes_narrower():

@@ -6,10 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.simulation import fakes
 
+from wardround.analysis import Glm
+from wardround.clinical.appraisal import Appraisal
+from wardround.codec.tensors import TensorSpec
 from wardround.errors import PolicyError
 from wardround.protocol import plan as plans
 from wardround.protocol import policy as policies
-from wardround.protocol.plan import BlobRef, CodePackage
+from wardround.protocol.plan import BlobRef, CodePackage, Local
 from wardround.protocol.policy import SitePolicy
 
 NOW = 1000.0
@@ -126,3 +129,39 @@ def test_an_approver_reads_that_training_is_asynchronous():
     training = msgspec.structs.replace(plan().training, asynchronous=late)
     words = "\n".join(policies.explain(plan(training=training)))
     assert "2 updates make a step, and one that is up to 7 steps late counts for less" in words
+
+
+@pytest.mark.parametrize(
+    ("local", "words"),
+    [
+        (Local(algorithm="fedprox", strength=0.5), "Local steps follow fedprox with strength 0.5."),
+        (Local(kept=("norm*",)), "The arrays norm* stay at this site"),
+        (Local(personal=0.1), "A second model of this site's own"),
+        (Local(finetune_epochs=3), "tuned here for 3 pass(es)"),
+        (Local(divergence=True), "The angle between this site's update and all sites' leaves it"),
+    ],
+)
+def test_an_approver_reads_what_the_site_does_otherwise(local, words):
+    training = msgspec.structs.replace(plan().training, local=local)
+    assert words in "\n".join(policies.explain(plan(training=training)))
+
+
+def test_an_approver_reads_of_batch_normalization_that_nobody_took_care_of():
+    norm = (*plan().manifest, TensorSpec("norm.running_var", (2,)))
+    said = "The model has batch normalization"
+    assert said in "\n".join(policies.explain(plan(manifest=norm)))
+    kept = msgspec.structs.replace(plan().training, local=Local(kept=("norm*",)))
+    assert said not in "\n".join(policies.explain(plan(manifest=norm, training=kept)))
+    code = plans.CodePackage(package=plan().initial, factory="m:f", normalization="group")
+    assert "replaced by group normalization" in "\n".join(policies.explain(plan(manifest=norm, model=code)))
+
+
+def test_an_approver_reads_which_analyses_ask_for_numbers():
+    secure = plans.SecureAggregation(roster="ab" * 32)
+    asked = (Glm(family="binomial", columns=("age",), iterations=12),)
+    words = "\n".join(policies.explain(plan(secure=secure, analyses=asked, appraisal=Appraisal(subgroups=("sex",)))))
+    assert "in up to 12 rounds, numbers for glm leave it" in words
+    assert "also of subgroups (sex)" in words
+    alone = msgspec.structs.replace(plan().training, rounds=0)
+    words = "\n".join(policies.explain(plan(secure=secure, analyses=asked, training=alone)))
+    assert "a model update" not in words

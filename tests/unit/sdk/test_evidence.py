@@ -11,7 +11,7 @@ from tests.unit.services.test_local_rounds import run, study
 
 from wardround.cli.main import wardround
 from wardround.protocol.plan import Local
-from wardround.sdk import report
+from wardround.sdk import comparison, report
 from wardround.sdk.evidence import evidence
 
 
@@ -93,3 +93,23 @@ def test_a_simulation_compares_models_and_writes_its_findings(place):  # noqa: F
     page = (place / "out" / "report.html").read_text()
     assert "Models on each site" in page
     assert "Calibration" in page or "calibration" in page
+
+
+def score(value, low=None, high=None):
+    return {"rmse": comparison.Score(value, low, high)}
+
+
+def test_a_site_that_does_better_alone_is_named_with_what_its_records_can_tell():
+    found = comparison.Comparison(
+        {
+            "a": {"own": score(1.0, 0.9, 1.1), "federated": score(1.5), "personal": score(1.2)},
+            "b": {"own": score(1.0, 0.5, 1.4), "federated": score(1.2)},
+            "c": {"own": score(1.0), "federated": score(0.9)},
+            "d": {"own": score(None), "federated": score(0.9)},
+        },
+        {},
+    )
+    assert comparison.advice(PLAN, found) == [
+        "a does better alone: rmse 1.000 against 1.200, more than its test records' noise.",
+        "b does better alone: rmse 1.000 against 1.200, within its test records' noise.",
+    ]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,12 +16,21 @@ from wardround.clinical.contract import Column, DataContract, Label
 from wardround.codec import tensors
 from wardround.errors import TensorMismatchError
 from wardround.ids import SiteId
-from wardround.protocol.plan import BlobRef, BuiltinModel, CodePackage, Optimizer, Plan, Training, statistics_manifest
+from wardround.protocol.plan import (
+    BlobRef,
+    BuiltinModel,
+    CodePackage,
+    Local,
+    Optimizer,
+    Plan,
+    Training,
+    statistics_manifest,
+)
 from wardround.training import echo, models, optimizer
 from wardround.training import package as code
 from wardround.training.channel import Assignment, Done
 from wardround.training.learner import Learner, round_seeds
-from wardround.training.memory import memory_bytes
+from wardround.training.memory import layout, memory_bytes
 
 LINEAR = BuiltinModel(name="linear")
 NUMBER = DataContract(columns=(Column(name="a"), Column(name="b")), label=Label(name="y", outcome="number"))
@@ -259,6 +269,20 @@ def test_study_code_may_replace_buffers_draw_and_count(tmp_path):
     assert named["norm.running_mean"].any()
     assert bench.update().tobytes() == first.tobytes(), "counters and generators start anew"
     assert int(bench.learner._module.norm.num_batches_tracked) == 6
+
+
+@pytest.mark.usefixtures("imports")
+def test_batch_normalization_stays_at_the_site_where_the_plan_keeps_it(tmp_path):
+    plan, package = odd_plan(Optimizer())
+    kept = msgspec.structs.replace(plan.training, local=Local(kept=("norm.*",)))
+    bench = Bench(tmp_path, msgspec.structs.replace(plan, training=kept), package=package)
+    named = tensors.split(bench.update(), plan.manifest)
+    assert not any(named[name].any() for name in named if name.startswith("norm."))
+    assert named["layer.weight"].any()
+    first = bench.memory[layout(bench.plan)["kept"]].copy()
+    assert not np.allclose(first, bench.base[-8:]), "weight, bias, running mean and variance of two channels"
+    bench.update(2)
+    assert not np.allclose(first, bench.memory[layout(bench.plan)["kept"]]), "and it goes on from its own"
 
 
 def test_arrays_other_than_the_plans_are_refused(tmp_path):

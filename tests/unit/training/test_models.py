@@ -177,3 +177,35 @@ def test_cox_loss_stands_extreme_risks_and_batches_without_events():
 def test_an_output_of_another_shape_is_an_error_and_not_broadcast():
     with pytest.raises(RuntimeError, match="shape"):
         models.loss_of("number")(torch.zeros(4, 2), torch.zeros(4))
+
+
+class Normed(nn.Module):
+    """A small network with batch normalization of both kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.inner = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6, affine=False))
+        self.last = nn.Linear(6, 1)
+
+    def forward(self, rows):
+        return self.last(self.inner(torch.relu(self.norm(self.first(rows)))))
+
+
+@pytest.mark.parametrize("normalization", ["group", "instance"])
+def test_every_batch_normalization_is_replaced_wherever_it_lies(normalization):
+    module = models.normalized(Normed(), normalization)
+    assert [one.num_groups for one in module.modules() if isinstance(one, nn.GroupNorm)] == [2, 1]
+    assert not any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in module.modules())
+    assert not any("running" in spec.name for spec in models.manifest_of(module))
+    assert module(torch.zeros(1, 3)).shape == (1, 1), "one record is enough for it"
+
+
+def test_a_module_that_is_one_batch_normalization_is_replaced_too_and_as_is_changes_nothing():
+    assert isinstance(models.normalized(nn.BatchNorm2d(256), "group"), nn.GroupNorm)
+    assert models.normalized(nn.BatchNorm2d(256), "group").num_groups == 32
+    assert models.normalized(nn.BatchNorm2d(6), "instance").num_groups == 6
+    module = Normed()
+    assert models.normalized(module, "as-is") is module
+    assert isinstance(module.norm, nn.BatchNorm1d)
