@@ -51,5 +51,6 @@ def simulate(
     (folder / "model.safetensors").write_bytes(result.model)
     (folder / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True), encoding="utf-8")
     (folder / "report.html").write_text(report.run_page(declared.plan.title, events, found), encoding="utf-8")
-    words = [*found["advice"], f"{result.status.phase} after {result.status.round} rounds; see {folder}/report.html"]
+    rounds = sum(event["event"] == "round-opened" for event in events)
+    words = [*found["advice"], f"{result.status.phase} after {rounds} rounds; see {folder}/report.html"]
     show(json_, {"phase": result.status.phase, "folder": str(folder), "advice": found["advice"]}, "\n".join(words))
