@@ -1,0 +1,1 @@
+"""Differential privacy as data and arithmetic: mechanisms, and what they cost."""
