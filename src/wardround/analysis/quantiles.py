@@ -154,7 +154,7 @@ def site_sums(analysis: Quantiles, state: QuantileState, table: StudyTable, cont
     counts = np.zeros((len(state.brackets), analysis.bins + 2))
     for place, name in enumerate(analysis.columns):
         low, high = _bounds(name, contract)
-        values = table.features[~table.held_out, names.index(name)].astype(np.float64)
+        values = table.features[:, names.index(name)].astype(np.float64)
         # A value that is missing is in no range.
         values = np.sort(values[(values >= low) & (values <= high)])
         for row in range(place * per_column, (place + 1) * per_column):

@@ -1,13 +1,14 @@
 """Survival curves and the log-rank test from counts on a public grid of times.
 
-With edges e1 < e2 < ... < em a site counts, per group, events and censored in [0, e1), [e1, e2), ..., [.., em),
-and the records from em on, which are censored at em. From the sums over sites the hub computes as if every time
-had been rounded down to the grid, events before censored:
+With edges e1 < e2 < ... < em a site counts, per group, events and censored in [0, e1], (e1, e2], ..., (.., em],
+and the records beyond em, which are censored at em. From the sums over sites the hub computes as if every time
+had been rounded up to the grid, events before censored:
 
     S(t) = product over grid times <= t of (1 - d / n),    n at risk, d events
 
-Exact, where every event lies on the grid; otherwise an event is dated back by less than its interval, and
-a censored record counts as at risk to its interval's end. Times are compared as float32, as labels are.
+Exact at the grid's times where every event lies on it, or nobody is censored between two; otherwise a censored
+record counts as at risk to its interval's end. An event is dated by its interval's end, so no curve falls too early,
+and a median is the end of the interval in which it lies. Times are compared as float32, as labels are.
 
 Disclosure control comes before any computation. A curve ends where fewer than the least count are at
 risk. Events fewer than that wait for those of the following intervals and are dated by the last of these;
@@ -54,8 +55,8 @@ def site_sums(analysis: KaplanMeier, table: StudyTable, contract: DataContract) 
     values, labels = usable_records((analysis.group,) if analysis.group else (), table, contract)
     values, labels = values[labels[:, 0] >= 0], labels[labels[:, 0] >= 0]
     count = len(analysis.edges)
-    # An interval holds its lower edge.
-    place = np.searchsorted(np.array(analysis.edges, np.float32), labels[:, 0], side="right")
+    # An interval holds its upper edge.
+    place = np.searchsorted(np.array(analysis.edges, np.float32), labels[:, 0], side="left")
     is_event = labels[:, 1] > 0
     members = [values[:, 0] == 0, values[:, 0] != 0] if analysis.group else [np.ones(len(labels), np.bool_)]
     parts = []
@@ -136,7 +137,7 @@ def _controlled(analysis: KaplanMeier, counts: _Counts, least_count: int) -> Cur
             waiting += events[place]
         if first is not None and waiting >= least:
             # Those at risk are counted at the first of the merged intervals: none of the waiting events has left.
-            rows.append((starts[place], at_risk[first], waiting))
+            rows.append((analysis.edges[place], at_risk[first], waiting))
             first, waiting = None, 0
     until = until if first is None else first
     times, exposed, seen = zip(*rows, strict=True) if rows else ((), (), ())

@@ -5,7 +5,7 @@ over sites; from the sums alone the hub makes the next state:
 
     start ──▶ Fit ──▶ site_sums at every site ──▶ sum ──▶ step ──▶ Fit ──▶ ... until `is_done` ──▶ result
 
-Every record of a site takes part that is not held out and that has every value that the analysis needs.
+Every record of a site takes part, held out or not, that has every value that the analysis needs.
 
 Hazard: a `Fit` is public. What is computed from fewer than the least count must not enter it.
 """
@@ -189,7 +189,7 @@ def is_indicator(name: str, contract: DataContract) -> bool:
 def usable_records(
     columns: Sequence[str], table: StudyTable, contract: DataContract
 ) -> tuple[_Vector, npt.NDArray[np.float32]]:
-    """Features and labels of the records that are not held out and lack nothing.
+    """Features and labels of the records that lack nothing.
 
     Returns:
         float64 ``(records, columns)``, and the labels as in the table.
@@ -197,7 +197,7 @@ def usable_records(
     names = data_contract.feature_names(contract)
     features = table.features[:, [names.index(name) for name in columns]].astype(np.float64)
     labels = table.labels if table.labels.ndim == 2 else table.labels[:, None]
-    kept = ~table.held_out & np.isfinite(features).all(axis=1) & np.isfinite(labels).all(axis=1)
+    kept = np.isfinite(features).all(axis=1) & np.isfinite(labels).all(axis=1)
     return features[kept], table.labels[kept]
 
 

@@ -129,14 +129,14 @@ def test_lung_on_a_grid_of_days_agrees_with_lifelines():
     ),
     edges=st.lists(st.floats(0.125, 40, width=32), min_size=1, max_size=8, unique=True),
 )
-def test_any_times_at_any_sites_give_the_curve_of_times_rounded_down(rows, edges):
+def test_any_times_at_any_sites_give_the_curve_of_times_rounded_up(rows, edges):
     edges = tuple(sorted(edges))
     group, times, seen, site = (np.array(column) for column in zip(*rows, strict=True))
     tables = [table(group[site == one], times[site == one], seen[site == one]) for one in range(4)]
     shown = found(KaplanMeier(edges=edges, group="drug"), tables)
-    grid = np.array([0.0, *edges])
-    rounded = grid[np.searchsorted(grid, times, side="right") - 1]
-    visible = seen & (times < edges[-1])
+    grid = np.array(edges)
+    rounded = grid[np.minimum(np.searchsorted(grid, times, side="left"), len(edges) - 1)]
+    visible = seen & (times <= edges[-1])
     for value, curve in enumerate(shown["curves"]):
         members = group == value
         if members.any():
@@ -164,7 +164,7 @@ def test_a_category_is_a_group_too():
 
 
 def test_a_limit_of_one_third_is_met_by_a_time_of_one_third():
-    # Labels are float32: 0.7 there is less than 0.7, and would fall into the interval below.
+    # Labels are float32: compared as float64, 0.7 there would not be the edge 0.7.
     shown = found(KaplanMeier(edges=(0.1, 0.7, 1.0)), [table([0, 0], [0.7, 0.9], [1, 0])])
     assert points(shown["curves"][0], "time") == [0.7]
 
@@ -179,15 +179,15 @@ def test_the_error_of_the_restricted_mean_is_greenwoods():
     assert curve["restricted_mean_error"] == pytest.approx(math.sqrt(1.125**2 / 12 + 0.375**2 / 2))
 
 
-def test_held_out_records_and_those_without_a_group_take_no_part():
+def test_records_without_a_group_take_no_part_and_held_out_ones_do():
     group, times, seen = records(90)
     one = table(group, times, seen, np.arange(90) % 3 == 0)
     one.features[1::3, 1] = math.nan
     shown = found(KaplanMeier(edges=DAYS, group="drug"), [one])
-    kept = np.arange(90) % 3 == 2
-    assert sum(curve["records"] for curve in shown["curves"]) == 30
+    kept = np.arange(90) % 3 != 1
+    assert sum(curve["records"] for curve in shown["curves"]) == 60
     agrees(shown["curves"][0], times[kept & ~group], seen[kept & ~group])
-    assert found(KaplanMeier(edges=DAYS), [one])["curves"][0]["records"] == 60
+    assert found(KaplanMeier(edges=DAYS), [one])["curves"][0]["records"] == 90
 
 
 @pytest.mark.parametrize("least_count", [2, 5, 10])
@@ -207,9 +207,9 @@ def test_no_small_number_of_events_or_at_risk_is_shown(least_count, seed, count)
         # Where the curve ends, too few are at risk from there, or the events since the last point are too few.
         if curve.records and curve.until < 40:
             waiting = times[members & seen & (times > max(curve.times, default=-1))]
-            enough = np.array([(times[members] >= day).sum() >= least_count for day in (0.0, *DAYS)])
+            enough = np.array([(times[members] > day).sum() >= least_count for day in (-1.0, *DAYS)])
             first_short = (0.0, *DAYS)[int(np.argmin(enough))] if not enough.all() else 40.0
-            assert curve.until == min([first_short, *(day for day in waiting if day < first_short)])
+            assert curve.until == min([first_short, *(day - 1 for day in waiting if day - 1 < first_short)])
 
 
 def test_few_events_wait_for_those_that_follow():
@@ -221,22 +221,22 @@ def test_few_events_wait_for_those_that_follow():
     assert points(curve, "events") == [3, 5]
     assert points(curve, "at_risk") == [20, 16]
     assert points(curve, "survival") == pytest.approx([17 / 20, 17 / 20 * 11 / 16])
-    assert curve["until"] == 7.0  # one event waits there in vain
+    assert curve["until"] == 6.0  # one event of the day after waits in vain
 
 
 def test_a_curve_ends_where_too_few_are_at_risk():
     times, seen = [1] * 5 + [10] * 5 + [20] * 3, [1] * 13
     (curve,) = found(KaplanMeier(edges=DAYS), [table([0] * 13, times, seen)], least_count=5)["curves"]
     assert points(curve, "time") == [1, 10]
-    assert curve["until"] == curve["restricted_mean_until"] == 11.0
+    assert curve["until"] == curve["restricted_mean_until"] == 10.0
 
 
 def test_means_are_compared_up_to_where_both_curves_are_known():
     times, group = np.array([5.0] * 10 + [30.0] * 10), np.repeat([0, 1], 10)
     shown = found(KaplanMeier(edges=DAYS, group="drug"), [table(group, times, np.ones(20))], least_count=5)
-    assert [curve["until"] for curve in shown["curves"]] == [6.0, 31.0]
-    assert [curve["restricted_mean_until"] for curve in shown["curves"]] == [6.0, 6.0]
-    assert [curve["restricted_mean"] for curve in shown["curves"]] == [5.0, 6.0]
+    assert [curve["until"] for curve in shown["curves"]] == [5.0, 30.0]
+    assert [curve["restricted_mean_until"] for curve in shown["curves"]] == [5.0, 5.0]
+    assert [curve["restricted_mean"] for curve in shown["curves"]] == [5.0, 5.0]
 
 
 def test_a_small_group_is_not_shown_and_there_is_no_test():
