@@ -80,6 +80,13 @@ class ConfigError(WardroundError):
     who = "the operator of this machine"
 
 
+class StudyFileError(ConfigError):
+    """A study file says what no study can do."""
+
+    code = "config/study-file"
+    who = "whoever wrote the study file"
+
+
 class CodecError(WardroundError):
     """Bytes from outside do not parse as what they should be."""
 

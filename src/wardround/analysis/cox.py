@@ -35,6 +35,7 @@ from wardround.analysis.newton import Point
 from wardround.analysis.terms import Cox, Fit, is_indicator, usable_records
 from wardround.clinical.contract import DataContract
 from wardround.clinical.table import StudyTable
+from wardround.errors import CodecError
 
 __all__ = ["result", "site_sums", "start", "step"]
 
@@ -66,6 +67,8 @@ def site_sums(analysis: Cox, fit: Fit, table: StudyTable, contract: DataContract
 def step(analysis: Cox, fit: Fit, sums: Sequence[Fraction], contract: DataContract, *, least_count: int) -> Fit:
     """The next state, from the sums over all sites."""
     records, events, deviance = sums[:_HEAD]
+    if not 0 <= events <= records:
+        raise CodecError("there are more events than records, or fewer than none")
     if records < least_count or 0 < events < least_count or _is_rare(analysis, sums, contract, least_count):
         return newton.finish(fit, "too few records")
     # Where other sites answered than in the last round, deviances are of different records and tell nothing.

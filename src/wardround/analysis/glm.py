@@ -156,10 +156,29 @@ def _are_too_few(analysis: Glm, sums: Sequence[Fraction], contract: DataContract
         return True
     if analysis.family == "binomial" and (0 < total < least_count or 0 < records - total < least_count):
         return True
+    if analysis.family == "poisson" and 0 < total < least_count:
+        return True
+    if analysis.family == "gaussian" and _is_crossed_rarely(analysis, sums, contract, least_count):
+        return True
     return any(
         is_indicator(name, contract) and (0 < ones < least_count or 0 < records - ones < least_count)
         for name, ones in zip(analysis.columns, sums[_HEAD:], strict=False)
     )
+
+
+def _is_crossed_rarely(analysis: Glm, sums: Sequence[Fraction], contract: DataContract, least_count: int) -> bool:
+    """Whether X'X, which is public, tells a cell of few records of two indicators."""
+    size = 1 + len(analysis.columns)
+    upper = iter(sums[len(sums) - size * (size + 1) // 2 :])
+    cross = {(row, column): next(upper) for row in range(size) for column in range(row, size)}
+    places = [place for place, name in enumerate(analysis.columns, 1) if is_indicator(name, contract)]
+    for row in places:
+        for column in (place for place in places if place > row):
+            both, one, other = cross[row, column], cross[row, row], cross[column, column]
+            cells = (both, one - both, other - both, cross[0, 0] - one - other + both)
+            if any(0 < cell < least_count for cell in cells):
+                return True
+    return False
 
 
 def _null_deviance(analysis: Glm, sums: Sequence[Fraction]) -> float:

@@ -41,7 +41,7 @@ def check(analyses: Sequence[Analysis], contract: DataContract) -> None:
             case _:
                 offence = terms.offence(one, contract)
         if offence:
-            raise CodecError(f"analysis {place}, a {one.__struct_config__.tag}: {offence}")
+            raise CodecError(f"analysis {place} ({one.__struct_config__.tag}): {offence}")
     if length(analyses, contract) > MAX_NUMBERS:
         raise CodecError(f"the analyses have more than {MAX_NUMBERS:,} numbers")
 
@@ -94,13 +94,20 @@ def advance(
     *,
     least_count: int,
 ) -> list[State]:
-    """The states after a round with these sums; those that are done stay as they are."""
+    """The states after a round with these sums; those that are done stay as they are.
+
+    Raises:
+        CodecError: The sums are none that records can give.
+    """
     after: list[State] = []
     place = 0
     for one, state in zip(analyses, known, strict=True):
         stop = place + _length(one, contract)
         part = sums[place:stop]
-        after.append(state if state.is_done else _step(one, state, part, contract, least_count))
+        try:
+            after.append(state if state.is_done else _step(one, state, part, contract, least_count))
+        except (ArithmeticError, ValueError):
+            raise CodecError("the sums of an analysis are none that records can give") from None
         place = stop
     return after
 

@@ -15,7 +15,9 @@ risk. Events fewer than that wait for those of the following intervals and are d
 where the curve ends before they are enough, it ends before the first of them. The log-rank statistic
 takes all counts: it is one number, and is shown only when both groups and the events are enough.
 
-Hazard: how many were censored between two shown times is not controlled; the numbers at risk tell it.
+A group too small to be shown hides the other. Hazard: another analysis, of all records or of other groups, can
+give it away by a difference; ask for one grouping. How many were censored between two shown times is not
+controlled; the numbers at risk tell it.
 
 References:
     Kaplan, Meier. Nonparametric Estimation from Incomplete Observations. JASA, 1958. Greenwood. The Natural
@@ -36,11 +38,13 @@ from wardround.analysis import newton
 from wardround.analysis.terms import Curve, Fit, KaplanMeier, usable_records
 from wardround.clinical.contract import DataContract
 from wardround.clinical.table import StudyTable
+from wardround.errors import CodecError
 
 __all__ = ["result", "site_sums", "start", "step"]
 
 _Vector = npt.NDArray[np.float64]
 _HALF_TOLERANCE = 1e-9
+_LARGEST_COUNT = 2**53
 _Counts = tuple[list[int], list[int], list[int]]
 """Per interval: at risk at its start, events, censored."""
 
@@ -71,7 +75,11 @@ def step(analysis: KaplanMeier, fit: Fit, sums: Sequence[Fraction], *, least_cou
     """The final state, from the sums over all sites."""
     size = 2 * len(analysis.edges) + 1
     groups = [_counts(sums[place : place + size]) for place in range(0, len(sums), size)]
+    if any(number < 0 or number > _LARGEST_COUNT for number in sums):
+        raise CodecError("a number of records is negative, or larger than all there are")
     curves = tuple(_controlled(analysis, counts, least_count) for counts in groups)
+    if any(not curve.records and risk[0] for curve, (risk, _, _) in zip(curves, groups, strict=True)):
+        curves = (Curve(),) * len(curves)  # the whole less the other group would give it away
     if not any(curve.records for curve in curves):
         return Fit(iteration=fit.iteration + 1, is_done=True, status="too few records")
     shown = [sum(events) for (_, events, _), curve in zip(groups, curves, strict=True) if curve.records]

@@ -36,6 +36,7 @@ __all__ = [
     "length",
     "offence",
     "terms_of",
+    "unknown",
     "usable_records",
 ]
 
@@ -153,7 +154,7 @@ def offence(analysis: Analysis, contract: DataContract) -> str:
     known = set(data_contract.feature_names(contract))
     for name in analysis.columns:
         if name not in known:
-            return f"the study table has no feature column {name!r}"
+            return unknown(name, contract)
     if isinstance(analysis, Cox):
         return _survival_offence(contract)
     wanted = "binary" if analysis.family == "binomial" else "number"
@@ -173,6 +174,16 @@ def length(analysis: Analysis, contract: DataContract) -> int:  # noqa: ARG001 -
             return 3 + count + _point(count)
         case KaplanMeier():
             return (2 if analysis.group else 1) * (2 * len(analysis.edges) + 1)
+
+
+def unknown(name: str, contract: DataContract) -> str:
+    """What to say of a feature column that there is not."""
+    known = data_contract.feature_names(contract)
+    values = [one for one in known if one.startswith(f"{name}=")]
+    if values:
+        return f"{name!r} is a category column: name its values, {', '.join(values[:20])}"
+    more = ", …" if len(known) > 20 else ""
+    return f"the study table has no feature column {name!r}; it has {', '.join(known[:20])}{more}"
 
 
 def terms_of(analysis: Glm | Cox) -> tuple[str, ...]:
@@ -224,7 +235,7 @@ def _group_offence(analysis: KaplanMeier, contract: DataContract) -> str:
     if not analysis.group:
         return ""
     if analysis.group not in data_contract.feature_names(contract):
-        return f"the study table has no feature column {analysis.group!r}"
+        return unknown(analysis.group, contract)
     if not is_indicator(analysis.group, contract):
         return f"the group {analysis.group!r} is a number; it must be a boolean column or column=value"
     return ""

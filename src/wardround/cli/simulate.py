@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from wardround.cli.output import as_json, show
+from wardround.errors import ConfigError
 
 __all__ = ["simulate"]
 
@@ -30,10 +31,9 @@ def simulate(
     from wardround.sources import mapping
 
     declared = studies.from_toml(Path(file).read_text(), "simulation")
-    sources = {}
-    for entry in sites:
-        name, _, path = entry.partition("=")
-        sources[name] = mapping.open_source(mapping.load(Path(path).read_text()), Path(path).parent, os.environ)
+    if compared and not declared.plan.training.rounds:
+        raise ConfigError("there is nothing to compare: with rounds = 0 the study trains no model")
+    sources = {name: mapping.open_source(text, place, os.environ) for name, (text, place) in _mappings(sites).items()}
     hostile: dict[Any, Any] = dict(entry.partition("=")[::2] for entry in attacks)
     events: list[dict[str, Any]] = []
     result = simulation.simulate(
@@ -53,4 +53,25 @@ def simulate(
     (folder / "report.html").write_text(report.run_page(declared.plan.title, events, found), encoding="utf-8")
     rounds = sum(event["event"] == "round-opened" for event in events)
     words = [*found["advice"], f"{result.status.phase} after {rounds} rounds; see {folder}/report.html"]
-    show(json_, {"phase": result.status.phase, "folder": str(folder), "advice": found["advice"]}, "\n".join(words))
+    document = {"phase": result.status.phase, "folder": str(folder), "advice": found["advice"]}
+    if result.status.phase == "completed":
+        show(json_, document, "\n".join(words))
+        return
+    reasons = [f"  {site}: {words}" for site, words in sorted(result.declined.items())]
+    show(json_, document | {"reason": result.status.reason, "declined": result.declined}, "\n".join(words))
+    raise ConfigError("\n".join([f"the run stopped: {result.status.reason}", *reasons]))
+
+
+def _mappings(sites: tuple[str, ...]) -> dict[str, tuple[Any, Path]]:
+    """Mappings and their folders by site, from ``NAME=FILE``."""
+    from wardround.sources import mapping
+
+    found: dict[str, tuple[Any, Path]] = {}
+    for entry in sites:
+        name, equals, path = entry.partition("=")
+        if not (name and equals and path) or name in found:
+            raise ConfigError(f"--site {entry}: write NAME=MAPPING.toml, each site once")
+        if not Path(path).is_file():
+            raise ConfigError(f"--site {entry}: there is no file {path}")
+        found[name] = mapping.load(Path(path).read_text()), Path(path).parent
+    return found

@@ -322,6 +322,9 @@ def _work(state: HubState) -> float | None:
             except WardroundError as error:
                 failed.add(run)
                 _log.warning("combining will be tried again", run=run, code=error.code, reason=str(error))
+            except Exception as error:  # noqa: BLE001, one run's fault must not stop the others
+                failed.add(run)
+                _log.error("combining failed: a bug in this hub", run=run, kind=type(error).__name__)
     try:
         state.studies.tick()
     finally:

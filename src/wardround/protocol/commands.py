@@ -50,6 +50,7 @@ class Combined:
     set_aside: dict[SiteId, str] = field(default_factory=dict)
     norm: float | None = None
     skipped: int = 0
+    is_aggregated: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,6 +213,7 @@ class RoundCombined(_Event, frozen=True, tag="round-combined"):
     `evaluation` is the mean over all sites, where only that is known. `norm` is the median norm of the updates, where
     they were screened. `findings` are documents of canonical JSON by name: "summaries", "analyses" (a list of
     `analysis.State`) and "appraisal". When all analyses are done, `skipped` rounds that they could take are not held.
+    `is_aggregated` is false where too few updates were left to make one.
     """
 
     number: int
@@ -223,6 +224,7 @@ class RoundCombined(_Event, frozen=True, tag="round-combined"):
     norm: float | None = None
     findings: dict[str, BlobRef] = {}
     skipped: int = 0
+    is_aggregated: bool = True
 
 
 class RunCompleted(_Event, frozen=True, tag="run-completed"):

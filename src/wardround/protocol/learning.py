@@ -34,6 +34,7 @@ from wardround.errors import CodecError
 __all__ = ["Asynchronous", "Local", "Optimizer", "ServerRule", "Training", "check", "kept_columns", "sites_share"]
 
 _MOST_EPOCHS = 1000
+_MOST_STEPS = 1_000_000
 
 
 class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -126,8 +127,10 @@ def check(training: Training, manifest: Manifest, *, least_rounds: int = 1) -> N
     Raises:
         CodecError: Says which setting.
     """
-    if not least_rounds <= training.rounds <= 100_000 or (training.epochs > 0) == (training.steps > 0):
-        raise CodecError(f"training needs {least_rounds} to 100,000 rounds, and either epochs or steps (the other 0)")
+    if not least_rounds <= training.rounds <= 100_000:
+        raise CodecError("training needs 1 to 100,000 rounds; rounds = 0 is for a study that has analyses and no model")
+    if (training.epochs > 0) == (training.steps > 0):
+        raise CodecError("training needs either epochs or steps, and the other 0")
     if training.batch_size < 1 or min(training.epochs, training.steps) < 0:
         raise CodecError("batch_size must be positive, epochs and steps not negative")
     rates = (training.optimizer.learning_rate, training.server.learning_rate, training.server.tau)
@@ -167,6 +170,11 @@ def _check_local(training: Training, manifest: Manifest) -> None:
         raise CodecError("fedprox and feddyn need a positive strength, and nothing else takes one")
     if local.normalized_steps < 0 or not 0 <= local.finetune_epochs <= _MOST_EPOCHS:
         raise CodecError(f"normalized_steps must not be negative, and finetune_epochs lie between 0 and {_MOST_EPOCHS}")
+    pull = local.strength * training.optimizer.learning_rate if local.algorithm == "fedprox" else 0.0
+    if local.normalized_steps > _MOST_STEPS or (local.normalized_steps and pull >= 1):
+        raise CodecError(
+            f"normalized_steps is at most {_MOST_STEPS:,}; with fedprox strength * learning_rate is below 1"
+        )
     for pattern in local.kept:
         if not any(fnmatchcase(spec.name, pattern) for spec in manifest):
             names = ", ".join(spec.name for spec in manifest[:20])

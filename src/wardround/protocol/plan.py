@@ -286,17 +286,20 @@ def _check_findings(plan: Plan) -> None:
     if plan.appraisal is not None:
         appraisal.check(plan.appraisal, plan.data)
         if plan.appraisal.subgroups and plan.secure is None:
-            raise CodecError("subgroups need secure aggregation: a site's own few must not be seen")
+            raise CodecError("subgroups need secure aggregation, a [secure] section: a site's own few must not be seen")
     if (plan.summaries or plan.analyses) and plan.secure is None:
-        raise CodecError("summaries and analyses need secure aggregation: a site's own counts must not be seen")
+        raise CodecError(
+            "summaries and analyses need secure aggregation, a [secure] section with a roster: "
+            "a site's own counts must not be seen"
+        )
 
 
 def _check_secure(plan: Plan, secure: SecureAggregation) -> None:
     digest_name(secure.roster)
     if plan.min_participants < LEAST_MEMBERS:
         raise CodecError(f"secure aggregation needs min_participants of at least {LEAST_MEMBERS}")
-    if not (0 < secure.clip <= 1e6 and secure.stage_seconds > 0):
-        raise CodecError("clip must lie above 0 and at most at 1e6, and stage_seconds be positive")
+    if not (1e-9 <= secure.clip <= 1e6 and secure.stage_seconds > 0):
+        raise CodecError("clip must lie between 1e-9 and 1e6, and stage_seconds be positive")
     if secure.least_count < 1:
         raise CodecError("least_count must be at least 1")
     if not 1 <= secure.max_weight <= MAX_WEIGHT:
@@ -304,6 +307,9 @@ def _check_secure(plan: Plan, secure: SecureAggregation) -> None:
     names = [spec.name for spec in plan.manifest]
     if len(set(secure.arrays)) != len(secure.arrays) or not set(secure.arrays) <= set(names):
         raise CodecError("arrays must be names of the model's arrays, each once")
+    sent = [spec for spec in plan.manifest if not secure.arrays or spec.name in secure.arrays]
+    if learning.kept_columns(plan.training.local, tuple(sent)) == [(0, sum(math.prod(spec.shape) for spec in sent))]:
+        raise CodecError("every array that is sent stays at the site: nothing would be learned together")
 
 
 def _check_aggregation(plan: Plan) -> None:

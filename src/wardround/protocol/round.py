@@ -27,7 +27,6 @@ into the next value; neither reads a clock. Rules, each tested by breaking it:
 """
 
 import enum
-import math
 from dataclasses import dataclass, field, replace
 
 from wardround.errors import ForbiddenError, LocalProtocolError
@@ -65,6 +64,8 @@ __all__ = [
 
 MAX_REFUSALS = 3
 _MAX_WORDS = 500
+_LARGEST_NUMBER = 2.0**62
+_LARGEST_REAL = 1e100
 _NOT_FINITE = "a metric or a time is not a finite number; an undefined metric is left empty"
 
 
@@ -245,10 +246,13 @@ def _offence(round_: Round, site: SiteId, contribution: Contribution) -> str:
 
 
 def _number_flaw(round_: Round, contribution: Contribution) -> str:
-    given = len(contribution.evaluation.appraisal) if contribution.evaluation else 0
+    found = contribution.evaluation
+    given = len(found.appraisal) if found else 0
     wanted = round_.terms.appraisal_numbers if round_.opened.kind == "evaluate" else 0
     if given != wanted:
         return f"the plan's appraisal has {wanted} numbers in this round, and the answer {given}"
+    if found is not None and any(abs(number) > _LARGEST_NUMBER for number in found.appraisal):
+        return "a number for the appraisal is larger than any count can be"
     return "" if _is_finite(contribution) else _NOT_FINITE
 
 
@@ -270,7 +274,7 @@ def _is_finite(contribution: Contribution) -> bool:
         numbers += [bound for interval in found.intervals.values() for bound in interval]
         apart = found.divergence
         numbers += [apart.cosine, apart.norm, apart.aggregate_norm] if apart else []
-    return all(math.isfinite(value) for value in numbers if value is not None)
+    return all(abs(value) <= _LARGEST_REAL for value in numbers if value is not None)
 
 
 def _expected_size(terms: RunTerms, kind: str) -> int:

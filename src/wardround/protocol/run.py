@@ -28,6 +28,8 @@ A hub that was killed carries on from its event log. Rules:
         buffers waits in the next. Of a site's updates each was trained for a later round than the one before.
     (10) Updates that screening set aside are not in the aggregate; a site whose last `suspend_after` were is
         asked no more.
+    (11) After the first round of analyses each asks exactly those whose numbers are in the last: another crowd would
+        single somebody out.
 """
 
 from collections.abc import Iterable
@@ -184,6 +186,7 @@ def _combined(run: Run, command: commands.Combined, now: float) -> list[RunEvent
         findings=command.findings,
         norm=command.norm,
         skipped=command.skipped,
+        is_aggregated=command.is_aggregated,
     )
     events: list[RunEvent] = [*aside, combined]
     for event in events:
@@ -319,6 +322,10 @@ def _opened(run: Run, present: frozenset[SiteId], now: float) -> list[RunEvent]:
         return []
     number = run.completed_rounds + 1  # (2)
     kind: Kind = run.terms.agenda[number - 1]
+    if kind == "analysis" and run.analysts:
+        if not run.analysts <= present & run.sites:  # (11)
+            return []
+        there = tuple(sorted(run.analysts))
     deadline = now + run.terms.round_timeout_seconds
     if run.terms.buffered(number) is not None:
         there = tuple(sorted(run.sites))  # (9)

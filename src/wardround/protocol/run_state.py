@@ -66,7 +66,7 @@ class Run:
     Asynchronous training: `bases` are the models that late updates may have been trained from, by the number of
     the round that began from them; `early` are updates for the buffer after the one being combined; `trained`
     is the round that each site's last update was trained for, `counted` the same of those that are in an aggregate.
-    Screening: `norms` are the last rounds' median norms,
+    `analysts` are the sites whose numbers the analyses hold. Screening: `norms` are the last rounds' median norms,
     `set_aside` how many updates of a site in a row were, `notices` what a site is told with its next task.
     """
 
@@ -88,6 +88,7 @@ class Run:
     formings: int = 0
     blamed: frozenset[SiteId] = frozenset()
     bases: dict[int, BlobRef] = field(default_factory=dict)
+    analysts: frozenset[SiteId] = frozenset()
     early: dict[SiteId, UpdateAccepted] = field(default_factory=dict)
     trained: dict[SiteId, int] = field(default_factory=dict)
     counted: dict[SiteId, int] = field(default_factory=dict)
@@ -222,7 +223,8 @@ def _evolved(run: Run, event: RunEvent) -> Run:
                 gather_until=event.at + run.terms.round_timeout_seconds,
                 norms=run.norms if event.norm is None else (*run.norms, event.norm)[-MEMORY:],
                 set_aside=_in_a_row(run),
-                counted=run.counted | ({} if event.model == run.model else _in_aggregate(run)),
+                counted=run.counted | (_in_aggregate(run) if event.is_aggregated else {}),
+                analysts=_analysts(run),
             )
         case UpdateSetAside():
             count = run.set_aside.get(event.site, 0) + 1
@@ -258,6 +260,13 @@ def _in_aggregate(run: Run) -> dict[SiteId, int]:
         for site, event in run.round.accepted.items()
         if site not in run.notices and (not run.groups or site in survivors)
     }
+
+
+def _analysts(run: Run) -> frozenset[SiteId]:
+    """Whose numbers the analyses hold: in their further rounds nobody else is asked, and nobody may be missing."""
+    if run.round is None or run.round.opened.kind != "analysis":
+        return run.analysts
+    return frozenset(site for group in run.groups.values() for site in group.survivors)
 
 
 def _of_round(run: Run, event: RoundOpened) -> Run:

@@ -113,7 +113,7 @@ def rows(plan: Plan, found: Comparison) -> list[dict[str, str | float | None]]:
 
 
 def advice(plan: Plan, found: Comparison) -> list[str]:
-    """Which sites would be better off with their own model alone, and whether their test records can tell."""
+    """Which sites would be better off with their own records alone, as far as their held-out ones can tell."""
     name, words = leading_metric(plan), []
     sign = -1.0 if name == "rmse" else 1.0
     for site, models in found.on_own_patients.items():
@@ -126,9 +126,12 @@ def advice(plan: Plan, found: Comparison) -> list[str]:
         if sign * (alone.value - best) <= 0:
             continue
         low, high = alone.low, alone.high
-        is_told = low is not None and high is not None and not low <= best <= high
-        noise = "more than its test records' noise" if is_told else "within its test records' noise"
-        words.append(f"{site} does better alone: {name} {alone.value:.3f} against {best:.3f}, {noise}.")
+        if low is not None and high is not None and low <= best <= high:
+            continue  # its held-out records cannot tell
+        words.append(
+            f"{site} does better with its own records alone: {name} {alone.value:.3f}, "
+            f"against {best:.3f} of the best shared or personal model."
+        )
     return words
 
 
@@ -148,7 +151,7 @@ def _trained(study: Study, tables: Mapping[str, StudyTable]) -> Files:
         screening=None,
         limits=msgspec.structs.replace(study.plan.limits, max_records=Limits().max_records),
     )
-    if len(names) < 3:
+    if len(names) < len(study.plan.participants):  # the rule may need more of them, or the one it trusts
         plan = msgspec.structs.replace(plan, aggregation=type(plan.aggregation)())
     result: Simulated = simulate(Study(plan, study.initial, study.package), dict(tables))
     return result.model, result.standardization

@@ -2,7 +2,8 @@
 
 Advice is plain words from simple rules, each with the figure that it rests on:
 
-    own model     a site whose own model is better, or worse, than the global one by two points or more
+    own model     a site whose own model is better, or worse, than the global one by two points or more, and beyond
+                  the 95 % interval of its records where that is known
     direction     a site whose updates point away from what became of all of them
     reach         a site whose updates are three times as long as is usual
 """
@@ -80,11 +81,17 @@ def _own_models(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
             common, own = site["metrics"].get(metric, {}).get("value"), site["personal"].get(metric)
             if common is None or own is None:
                 continue
-            gain = own - common
-            if gain >= _POINTS:
-                words.append(f"{name} gains {100 * gain:.0f} points of {metric} by its own model: let it use that one.")
-            elif gain <= -_POINTS:
-                words.append(f"{name} loses {-100 * gain:.0f} points of {metric} by its own model: use the global one.")
+            gain, known = own - common, site["metrics"][metric]
+            is_noise = known["low"] is not None and known["low"] <= own <= known["high"]
+            on = f"{metric} on {site['records']} held-out records"
+            if gain >= _POINTS and not is_noise:
+                words.append(
+                    f"{name} gains {100 * gain:.0f} points of {on} by its personal model: use that one."
+                )
+            elif gain <= -_POINTS and not is_noise:
+                words.append(
+                    f"{name} loses {-100 * gain:.0f} points of {on} by its personal model: use the other."
+                )
             break
     return words
 

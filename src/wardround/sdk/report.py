@@ -1,6 +1,7 @@
 """Reports as one self-contained HTML page: curves drawn as SVG, each with its numbers as a table."""
 
 import html
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,8 @@ def _evidence(found: Mapping[str, Any]) -> list[str]:
     if "appraisal" in found:
         parts += appraisal_page.sections(found["appraisal"], {name: site["metrics"] for name, site in sites.items()})
     parts += [_personal(sites), _divergence(sites)]
-    return [*parts, *(_analysis(one) for one in found.get("analyses", []))]
+    parts += [_analysis(place, one) for place, one in enumerate(found.get("analyses", []), 1)]
+    return [*parts, *(_summary(one) for one in found.get("summaries", []))]
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -115,40 +117,128 @@ def _divergence(sites: Mapping[str, Any]) -> str:
     return _chart("cosine between each site's update and what became of all", known) if known else ""
 
 
-def _analysis(one: Mapping[str, Any]) -> str:
-    head = f"{one['kind']}: {one.get('detail') or one['status']}"
-    if "terms" in one:
-        ratio = str(one.get("ratio") or "")
-        headings = ["term", "coefficient", "standard error", "95 % interval", "p", ratio]
-        rows = [
-            [
-                term["name"],
-                _number(term["coefficient"], 6),
-                _number(term["standard_error"], 6),
-                f"{_number(term['lower'])} to {_number(term['upper'])}",
-                _number(term["p"], 4),
-                _number(term.get("ratio")),
-            ]
-            for term in one["terms"]
+def _analysis(place: int, one: Mapping[str, Any]) -> str:
+    """An analysis as a table or a curve; what failed says so and shows no numbers."""
+    records = "" if one.get("records") is None else f" {one['records']:,} records"
+    events = "" if one.get("events") is None else f", {one['events']:,} events"
+    kind = " ".join(str(one[key]) for key in ("family", "kind", "outcome") if one.get(key))
+    head = f"Analysis {place}, {kind}: {one.get('detail') or one['status']}{records}{events}"
+    match one["kind"]:
+        case "glm" | "cox" if one["status"] == "converged":
+            return _terms(head, one)
+        case "quantiles":
+            marks = [[each["name"], *map(_quantile, each["quantiles"])] for each in one["columns"]]
+            return _table(
+                head, ["column", *(f"{mark['probability']:g}" for mark in one["columns"][0]["quantiles"])], marks
+            )
+        case "boosted-trees":
+            gains = [[each["column"], _number(each["share"]), str(each["splits"])] for each in one["importances"]]
+            return _table(f"{head}, {len(one['trees'])} trees", ["column", "share of the gain", "splits"], gains)
+        case "kaplan-meier" if any(curve["points"] for curve in one["curves"]):
+            return _survival(head, one)
+        case _:
+            return _note(head)
+
+
+def _terms(head: str, one: Mapping[str, Any]) -> str:
+    ratio = str(one.get("ratio") or "")
+    headings = [
+        "term",
+        "coefficient",
+        "standard error",
+        "95 % interval",
+        "p",
+        *([ratio, "95 % interval"] if ratio else []),
+    ]
+    rows = []
+    for term in one["terms"]:
+        row = [
+            term["name"],
+            _number(term["coefficient"], 6),
+            _number(term["standard_error"], 6),
+            f"{_number(term['lower'])} to {_number(term['upper'])}",
+            _chance(term["p"]),
         ]
-        return _table(head, headings, rows)
-    if one["kind"] == "quantiles":
-        marks = [
-            [column["name"], *(_number(mark["value"]) for mark in column["quantiles"])] for column in one["columns"]
+        if ratio:
+            row += [_number(term["ratio"]), f"{_number(term['ratio_lower'])} to {_number(term['ratio_upper'])}"]
+        rows.append(row)
+    return _table(head, headings, rows)
+
+
+def _survival(head: str, one: Mapping[str, Any]) -> str:
+    """Steps from 1 at time 0, with numbers at risk, intervals, medians and the log-rank test as tables."""
+    curves = [curve for curve in one["curves"] if curve["points"]]
+    last = max(curve["until"] for curve in curves) or 1.0
+    lines = []
+    for index, curve in enumerate(curves):
+        x, path = float(_LEFT), f"M{_LEFT} 10"
+        for point in curve["points"]:
+            x = _LEFT + point["time"] / last * (_WIDTH - _LEFT - 10)
+            path += f"H{x:.1f}V{10 + (1 - point['survival']) * (_HEIGHT - _BOTTOM - 10):.1f}"
+        path += f"H{_LEFT + curve['until'] / last * (_WIDTH - _LEFT - 10):.1f}"
+        stroke = f'stroke="{_COLOURS[index % len(_COLOURS)]}" stroke-dasharray="{_DASHES[index % len(_DASHES)]}"'
+        lines.append(f'<path d="{path}" fill="none" stroke-width="2" {stroke}/>')
+        y = _HEIGHT + 14 + 18 * index
+        lines.append(f'<line x1="{_LEFT}" x2="{_LEFT + 40}" y1="{y}" y2="{y}" stroke-width="2" {stroke}/>')
+        lines.append(f'<text x="{_LEFT + 48}" y="{y + 4}" font-size="13">{html.escape(curve["name"])}</text>')
+    axis = (
+        f'<text x="4" y="18" font-size="12">1</text><text x="4" y="{_HEIGHT - _BOTTOM}" font-size="12">0</text>'
+        f'<text x="{_LEFT}" y="{_HEIGHT - 14}" font-size="12">time 0</text>'
+        f'<text x="{_WIDTH - 70}" y="{_HEIGHT - 14}" font-size="12">{last:g}</text>'
+        f'<path d="M{_LEFT} 10V{_HEIGHT - _BOTTOM}H{_WIDTH - 10}" fill="none" stroke="#888"/>'
+    )
+    height = _HEIGHT + 14 + 18 * len(curves)
+    picture = (
+        f'<svg viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img" aria-label="survival">'
+        f"{axis}{''.join(lines)}</svg>"
+    )
+    rows = [
+        [
+            curve["name"],
+            f"{point['time']:g}",
+            str(point["at_risk"]),
+            str(point["events"]),
+            _number(point["survival"]),
+            f"{_number(point['lower'])} to {_number(point['upper'])}",
         ]
-        heads = [f"{mark['probability']:g}" for mark in one["columns"][0]["quantiles"]]
-        return _table(head, ["column", *heads], marks)
-    if one["kind"] == "boosted-trees":
-        gains = [[each["column"], _number(each["share"]), str(each["splits"])] for each in one["importances"]]
-        return _table(f"{head} {len(one['trees'])} trees.", ["column", "share of the gain", "splits"], gains)
+        for curve in curves
+        for point in curve["points"]
+    ]
+    numbers = _table("", ["group", "time", "at risk", "events", "survival", "95 % interval"], rows)
+    sums = [
+        [
+            curve["name"],
+            str(curve["records"]),
+            _reached(curve["median"]),
+            f"{_reached(curve['median_lower'])} to {_reached(curve['median_upper'])}",
+            f"{_number(curve['restricted_mean'], 1)} up to {curve['restricted_mean_until']:g}",
+        ]
+        for curve in curves
+    ]
     test = one["log_rank_test"]
-    words = "" if test["statistic"] is None else f", log-rank p = {_number(test['p'], 4)}"
-    series = {
-        curve["name"]: [(0.0, 1.0), *((point["time"], point["survival"]) for point in curve["points"])]
-        for curve in one["curves"]
-        if curve["points"]
-    }
-    return _chart(f"survival{words}", series, "time") if series else _note(head)
+    words = "" if test["statistic"] is None else f"Log-rank test: {test['statistic']:.2f}, p = {_chance(test['p'])}."
+    totals = _table("", ["group", "records", "median", "95 % interval", "restricted mean"], sums)
+    note = _note(f"{words} Times are those of the plan's grid: an event is dated by the end of its interval.".strip())
+    return f"<h2>{html.escape(head)}</h2>{picture}{totals}{note}<details><summary>numbers</summary>{numbers}</details>"
+
+
+def _summary(one: Mapping[str, Any]) -> str:
+    """A count, moment or histogram; what is hidden is of too few records."""
+    shown = {key: value for key, value in one.items() if key not in {"kind", "column"}}
+    rows = [[key, json.dumps(value)] for key, value in shown.items()]
+    return _table(f"{one['kind']} {one.get('column', '')}".strip(), ["what", "value"], rows)
+
+
+def _quantile(mark: Mapping[str, Any]) -> str:
+    return "undefined" if mark["value"] is None else f"{mark['value']:.4g} ± {mark['resolution']:.2g}"
+
+
+def _chance(value: float | None) -> str:
+    return "undefined" if value is None else "<0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _reached(value: float | None) -> str:
+    return "not reached" if value is None else f"{value:g}"
 
 
 def _note(words: str) -> str:

@@ -60,6 +60,7 @@ class Simulated:
     """What a simulated run gave: its state with all events, and the model's arrays by name.
 
     `personal` are the sites' own models, where the plan has such; on a real hub nobody but the site has them.
+    `declined` says in full why a site took no part, which on a real hub only the site's own log does.
     """
 
     status: RunStatus
@@ -68,6 +69,7 @@ class Simulated:
     findings: Mapping[str, bytes]
     plan: Plan = field(repr=False)
     personal: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
+    declined: Mapping[str, str] = field(default_factory=dict)
 
     def analyses(self) -> list[dict[str, object]]:
         """What the plan's analyses say."""
@@ -214,18 +216,20 @@ def simulate(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         participants = {}
+        declined: dict[str, str] = {}
         collusion = Collusion(plan, attacks)
         for site in sorted(plan.participants, key=lambda site: site in attacks):  # who listens comes last
             hub = _Direct(site, coordinator, studies, blobs)
             membership = _membership(site, hub, keys[site], agreement_keys[site], known)
-            participants[site] = (hub, _participant(site, plan, hub, folder / site, sites[site], membership, collusion))
+            made = _participant(site, plan, hub, folder / site, sites[site], membership, collusion, declined)
+            participants[site] = (hub, made)
             stack.callback(participants[site][1].close)
         _drive(run, coordinator, participants, progress)
         personal: dict[str, Mapping[str, object]] = {}
         for site in plan.participants:
             model = personal_model(plan, last_memory(folder / site, run))
             personal |= {site: model} if model else {}
-    return replace(_result(run, plan, coordinator, blobs), personal=personal)
+    return replace(_result(run, plan, coordinator, blobs), personal=personal, declined=declined)
 
 
 def _drive(
@@ -295,6 +299,7 @@ def _participant(
     records: StudyTable | RecordSource,
     membership: Membership,
     collusion: Collusion,
+    declined: dict[str, str],
 ) -> Participant:
     from wardround.training.inprocess import InProcessWorker
 
@@ -306,6 +311,10 @@ def _participant(
         inner = InProcessWorker(plan, site, table, package)
         return HostileWorker(inner, site, collusion) if collusion.attacks else inner
 
+    def told(what: str, _: Assignment) -> None:
+        if what.startswith(("declined", "left the cohort", "refused")):
+            declined.setdefault(site, what)
+
     return Participant(
         site,
         approvals=_Approved(plan),
@@ -315,6 +324,7 @@ def _participant(
         source=lambda _: source,
         worker=worker,
         membership=membership,
+        progress=told,
     )
 
 

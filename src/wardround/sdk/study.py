@@ -17,7 +17,7 @@ from wardround.clinical.appraisal import Appraisal
 from wardround.clinical.contract import DataContract
 from wardround.clinical.summaries import Summary
 from wardround.codec import canonical, tensors
-from wardround.errors import CodecError, ConfigError
+from wardround.errors import CodecError, StudyFileError
 from wardround.ids import SiteId, StudyId
 from wardround.protocol import plan as plans
 from wardround.protocol.plan import (
@@ -159,8 +159,7 @@ def from_toml(text: str, researcher: str) -> Study:
     """Declare a study with a built-in model from a study file.
 
     Raises:
-        ConfigError: Not TOML, an unknown field, or a value of the wrong type.
-        CodecError: The plan could not be followed; says which field.
+        StudyFileError: Not TOML, an unknown field, a value of the wrong type, or a plan that could not be followed.
     """
     try:
         values = tomllib.loads(text)
@@ -168,11 +167,14 @@ def from_toml(text: str, researcher: str) -> Study:
             values["model"].setdefault("type", "builtin")
         file = msgspec.convert(values, _StudyFile)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the study file is not TOML: {error}") from None
+        raise StudyFileError(f"the study file is not TOML: {error}") from None
     except msgspec.ValidationError as error:
-        raise ConfigError(f"the study file is wrong: {error}") from None
+        raise StudyFileError(f"the study file is wrong: {error}; see docs/reference/study-file.md") from None
     fields = {name: getattr(file, name) for name in file.__struct_fields__}
-    return declare(researcher=researcher, **fields)
+    try:
+        return declare(researcher=researcher, **fields)
+    except CodecError as error:
+        raise StudyFileError(f"the study file cannot be followed: {error}") from None
 
 
 def _model(

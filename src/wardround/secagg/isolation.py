@@ -56,12 +56,13 @@ class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 def content_of(agreed: Terms, site: SiteId) -> bytes:
     """What stands for what the vector of `site` is made of, 32 bytes.
 
-    A study's statistics are one content, whatever model the terms name; everything else is made from a model.
+    A study's statistics are one content, and so are its analyses, whatever the terms name as their base: what a site
+    counts there is the same in every round. Everything else is made from a model.
     A hub can make a model that differs in one bit and so is another content: what two nearly equal models
     tell about one site is a matter for noise, not for this rule.
     """
     parts = [agreed.study, agreed.kind]
-    if agreed.kind != "statistics":
+    if agreed.kind not in {"statistics", "analysis"}:
         parts += [agreed.bases[agreed.members.index(site)], agreed.standardization]
     return hashlib.sha256("\n".join(("wardround content 1", *parts)).encode()).digest()
 

@@ -59,7 +59,7 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Co
     opened = secure_sum.open_sums(cohorts, plan, blobs) if cohorts else None
     evaluation = opened.evaluation if opened else None
     findings: dict[str, BlobRef] = {}
-    norm, skipped = None, 0
+    norm, skipped, is_aggregated = None, 0, True
     aside: dict[SiteId, str] = {}
     if round_.opened.kind == "statistics":
         manifest = statistics_manifest(plan.data)
@@ -78,7 +78,7 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Co
         if made.means is not None:
             share = (_counted(run, cohorts) - len(made.set_aside)) / len(run.terms.sites)
             model, server_state = _stepped(trained, run, plan, share, made.means, blobs)
-        aside, norm = made.set_aside, made.norm
+        aside, norm, is_aggregated = made.set_aside, made.norm, made.means is not None
     elif plan.appraisal is not None:
         findings["appraisal"] = blobs.put(_appraised(plan, plan.appraisal, accepted, opened))
     return Combined(
@@ -92,6 +92,7 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Co
         set_aside=aside,
         norm=norm,
         skipped=skipped,
+        is_aggregated=is_aggregated,
     )
 
 

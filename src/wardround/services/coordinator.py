@@ -19,8 +19,8 @@ from wardround.errors import (
     ForbiddenError,
     NotFoundError,
     PeerProtocolError,
+    ProtocolError,
     StorageFullError,
-    TensorMismatchError,
     UnavailableError,
 )
 from wardround.ids import CommandId, Digest, RunId, SiteId, study_of
@@ -250,7 +250,7 @@ class Coordinator:
         cohorts = self.cohorts.states(state)
         try:
             result = combine(state, self._plan_of(study_of(run)), self._blobs, self._pool, cohorts)
-        except (DigestMismatchError, NotFoundError, TensorMismatchError) as error:
+        except (CodecError, DigestMismatchError, ProtocolError) as error:  # the same inputs would fail again
             failed = failure(state, error)
             self._decide(run, lambda _: failed)
         else:

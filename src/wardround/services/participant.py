@@ -34,7 +34,7 @@ from wardround.errors import (
     UnavailableError,
     WardroundError,
 )
-from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId
+from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId, study_of
 from wardround.ports import Files, HubClient, RecordSource, Trained, Worker
 from wardround.protocol.agenda import terms_of
 from wardround.protocol.messages import (
@@ -71,9 +71,8 @@ class Approved(Protocol):
     def approved_plan(self, study: StudyId) -> Plan:
         """The plan, checked anew.
 
-        Raises:
-            PolicyError: Nobody approved it here, or the policy forbids it now.
-            DigestMismatchError: The kept plan is not the one that the study is named after.
+        Raises `PolicyError` where nobody approved it here or the policy forbids it now, and `DigestMismatchError`
+        where the kept plan is not the one that the study is named after.
         """
         ...
 
@@ -176,7 +175,7 @@ class Participant:
         again = Task(run=task.run, study=task.study, number=number, kind=kind, base=base, standardization=statistics)
         held = self._held.get(task.run)
         if held is None or held.task.number != number:
-            if (plan.training.local.remembers and kind == "train") or kind == "analysis":
+            if plan.training.local.remembers or kind == "analysis":
                 raise PolicyError("this site's work of the round was lost in a crash, and cannot be made again")
             return self._hold(again, plan)
         if (held.task.base.digest, held.task.standardization) != (again.base.digest, again.standardization):
@@ -208,8 +207,11 @@ class Participant:
 
     def _analysed(self, task: Task, plan: Plan, table: StudyTable) -> npt.NDArray[np.float64]:
         """This site's numbers for the plan's analyses, at what these have come to."""
+        if task.base.size > max(canonical.MAX_DOCUMENT_BYTES, plan.initial.size):
+            raise PeerProtocolError("the state of the analyses is larger than a document may be")
         is_first = task.base.digest == plan.initial.digest
         data = b"" if is_first else self._small(task.base, task.run, task.base_inline)
+        self._files.keep_only(task.run, frozenset({task.base.digest}))
         known = analysis.states(plan.analyses, plan.data, data)
         return analysis.site_sums(plan.analyses, known, table, plan.data)
 
@@ -219,6 +221,8 @@ class Participant:
         return self._membership
 
     def _perform(self, task: Task) -> Receipt:
+        if study_of(task.run) != task.study:
+            raise PeerProtocolError("the task's run is not one of its study")
         if task.notice:
             self._progress(f"told by the hub: {task.notice[:500]}", task)
         try:
@@ -335,6 +339,8 @@ class Participant:
 
     def _trained(self, task: Task, plan: Plan, table: StudyTable) -> Trained:
         self._progress("fetching", task)
+        if task.base.size != plan.initial.size or (task.control and task.control.size > task.base.size * 2):
+            raise PeerProtocolError("the model that the hub names has another size than the plan's")
         base = self._files.fetch(task.base, task.run, self._hub, task.base_inline)
         keep = {task.base.digest}
         statistics = b""
@@ -344,8 +350,8 @@ class Participant:
             keep.add(task.standardization.digest)
         control = ""
         if task.control is not None:
-            control = self._files.fetch(task.control, task.run, self._hub, task.control_inline)
             keep.add(task.control.digest)
+            control = self._files.fetch(task.control, task.run, self._hub, task.control_inline)
         worker = self._resident(task, plan, table)
         memory = worker.memory
         if memory is not None:

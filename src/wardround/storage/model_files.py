@@ -139,9 +139,10 @@ class FolderModelFiles:
     def recall(self, scope: str, number: int, descriptor: int) -> None:
         """See `wardround.ports.Files`."""
         size, wanted = os.fstat(descriptor).st_size, self._folder / f"memory-{scope}-{number}"
-        for path in self._folder.glob(f"memory-{scope}*"):
-            if path != wanted:
-                path.unlink()
+        if wanted.exists() or not number:
+            for path in _memories(self._folder, scope):
+                if path != wanted:
+                    path.unlink()
         if wanted.exists() and wanted.stat().st_size == size:
             with wanted.open("rb") as file:
                 _fill(descriptor, self.chunks(file.fileno(), 0, size, _PIECE))
@@ -178,7 +179,12 @@ def last_memory(folder: Path, scope: str) -> bytes:
 
 
 def _memories(folder: Path, scope: str) -> list[Path]:
-    return sorted(folder.glob(f"memory-{scope}-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    found = {}
+    for path in folder.iterdir():
+        name, _, number = path.name.rpartition("-")
+        if name == f"memory-{scope}" and number.isdecimal():
+            found[int(number)] = path
+    return [found[number] for number in sorted(found)]
 
 
 def _private(path: str, flags: int) -> int:

@@ -23,15 +23,14 @@ Where sites have models of their own, these are trained first, and in the same v
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from wardround.aggregation import standardization as scaling
-from wardround.clinical import appraisal
 from wardround.clinical import contract as data_contract
 from wardround.codec import tensors
 from wardround.errors import TensorMismatchError
@@ -41,6 +40,7 @@ from wardround.protocol.learning import kept_columns
 from wardround.protocol.messages import Divergence, Kind
 from wardround.protocol.plan import CodePackage, Plan
 from wardround.training import local, metrics, models, optimizer, package
+from wardround.training.appraised import appraised
 from wardround.training.channel import Assignment, Done
 from wardround.training.local import Memory
 
@@ -107,7 +107,12 @@ class Learner:
         if kind == "train":
             self._train_from(base, self._control(control), generator)
         self._memory.keep()
-        return Done(evaluation, personal, divergence, *self._appraised(kind, predicted))
+        if kind != "evaluate" or self._plan.appraisal is None:
+            return Done(evaluation, personal, divergence)
+        features = self._assignment.features[self._assignment.held_out]
+        return Done(
+            evaluation, personal, divergence, *appraised(self._plan, self._held_out_labels, predicted, features)
+        )
 
     def _begin(self, number: int, base: int) -> torch.Generator:
         """Put the vector, what stays at the site and every seed where the round begins."""
@@ -129,7 +134,12 @@ class Learner:
         own, base = self._memory.place("own"), self._memory.place("base")
         if own is None or base is None or self._memory.is_fresh:
             return None
-        return local.diverged(own, base, self._flat)
+        now = self._flat
+        if self._kept:
+            now = now.clone()
+            for place in self._kept:
+                now[place] = base[place]
+        return local.diverged(own, base, now)
 
     def _own_model(self, kind: Kind, generator: torch.Generator) -> dict[str, float | None]:
         """Train the site's own model, at the end or where it goes along, and say how it does before and at the end."""
@@ -205,7 +215,10 @@ class Learner:
         for place, run in enumerate(self._runs):
             if hubs:
                 own[run].sub_(hubs[place])
-            own[run].add_(anchor[run], alpha=scale).add_(self._flat[run], alpha=-scale)
+            moved = self._flat[run] - anchor[run]
+            if self._plan.secure is not None:
+                moved.clamp_(-self._plan.secure.clip, self._plan.secure.clip)  # what the hub will have of it
+            own[run].sub_(moved, alpha=scale)
         for stretch in self._kept:
             own[stretch] = 0.0  # the hub knows no control of what stays here
 
@@ -232,10 +245,19 @@ class Learner:
         self._views: dict[str, torch.Tensor] = {}
         self._trained: list[tuple[torch.Tensor, slice]] = []
         runs: list[list[int]] = []  # [start, stop) of neighbouring parameters, merged
-        start = 0
+        start, local_names = 0, self._plan.training.local.kept
+        sent = self._plan.secure.arrays if self._plan.secure else ()
+        # An array that is neither sent nor the site's own rests: else what is sent would lean on what nobody has.
+        resting = {
+            spec.name
+            for spec in self._plan.manifest
+            if sent and spec.name not in sent and not any(fnmatchcase(spec.name, pattern) for pattern in local_names)
+        }
         for name, tensor in models.arrays(self._module).items():
             stop = start + tensor.numel()
             tensor.data = self._views[name] = flat[start:stop].view(tensor.shape)
+            if name in resting:
+                tensor.requires_grad_(False)
             if tensor.requires_grad:
                 self._trained.append((tensor, slice(start, stop)))
                 if runs and runs[-1][1] == start:
@@ -260,27 +282,6 @@ class Learner:
             scaled.append(torch.from_numpy(filled).to(self._flat.dtype))
         self._features, self._held_out_features = scaled
         self._scaled_by = standardization
-
-    def _appraised(
-        self, kind: Kind, predicted: npt.NDArray[np.float32]
-    ) -> tuple[dict[str, tuple[float, float]], tuple[float, ...]]:
-        """At the end: intervals of the metrics at this site, and its numbers for the plan's appraisal."""
-        asked, contract = self._plan.appraisal, self._plan.data
-        if asked is None or kind != "evaluate":
-            return {}, ()
-        seed, features = self._plan.seed, self._assignment.features[self._assignment.held_out]
-        numbers = appraisal.site_sums(asked, contract, self._held_out_labels, predicted, features, seed)
-
-        def measure(labels: metrics.Array, predictions: metrics.Array) -> dict[str, float | None]:
-            return metrics.evaluate(contract.label.outcome, labels, predictions)
-
-        found = appraisal.site_intervals(contract, self._held_out_labels, predicted, seed, asked.resamples, measure)
-        bounds = {
-            name: (float(low), float(high))
-            for name, one in found.items()
-            if (low := one["low"]) is not None and (high := one["high"]) is not None
-        }
-        return bounds, tuple(numbers.tolist())
 
     def _evaluate(self) -> dict[str, float | None]:
         outcome = self._plan.data.label.outcome

@@ -313,4 +313,4 @@ def test_a_skewed_column_converges():
 def test_what_the_study_cannot_give_is_refused(wrong, agreed, words):
     with pytest.raises(CodecError, match=words) as refused:
         several.check((wrong,), agreed)
-    assert "analysis 1, a cox" in str(refused.value)
+    assert "analysis 1 (cox)" in str(refused.value)

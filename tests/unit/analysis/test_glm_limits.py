@@ -185,7 +185,7 @@ def test_too_few_rounds_do_not_converge():
 def test_what_the_study_cannot_give_is_refused(wrong, family, words):
     with pytest.raises(CodecError, match=words) as refused:
         several.check((Glm(family=family, columns=("age",)), wrong), contract(family))
-    assert "analysis 2, a glm" in str(refused.value)
+    assert "analysis 2 (glm)" in str(refused.value)
 
 
 def test_too_many_numbers_are_refused():

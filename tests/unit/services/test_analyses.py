@@ -4,9 +4,11 @@ import json
 import math
 from fractions import Fraction
 
+import msgspec
 import numpy as np
 import pytest
 from lifelines import CoxPHFitter, datasets
+from tests.unit.secagg import parties
 from tests.unit.services.test_secure_rounds import ROSTER
 
 import wardround
@@ -14,9 +16,12 @@ from wardround import analysis
 from wardround.analysis import BoostedTrees, Cox, Glm, KaplanMeier, Quantiles
 from wardround.clinical.appraisal import Appraisal
 from wardround.errors import CodecError
+from wardround.protocol import commands, events, run_state
+from wardround.protocol import run as runs
 from wardround.protocol.plan import Optimizer, SecureAggregation, Training
 from wardround.sdk import report
 from wardround.sdk.evidence import evidence
+from wardround.secagg import isolation
 from wardround.training import metrics
 
 SITES = ("angus", "banff", "crail", "dunbar")
@@ -240,5 +245,56 @@ def test_the_page_draws_every_kind_of_analysis():
     study = declared(survival, "cox", training=Training(rounds=0), analyses=(edges,))
     done, told = run(study, by_site(frame, ("week", "arrest")))
     page = report.run_page("t", told, evidence(study.plan, told, done.findings))
-    assert "log-rank p = " in page
+    assert "Log-rank test: " in page
     assert "fin: yes" in page
+
+
+def test_a_round_of_analyses_asks_those_whose_numbers_are_in_the_last_and_waits_for_them():
+    """Else the difference of two rounds' sums would be the records and events of the site that is missing."""
+    frame = rossi()
+    data = contract(wardround.Label(name="arrest"))
+    study = declared(data, "logistic", training=Training(rounds=0), analyses=(Glm(family="binomial", columns=COLUMNS),))
+    _, told = run(study, by_site(frame, ("arrest",)))
+    first = next(place for place, one in enumerate(told) if one["event"] == "round-combined" and one["number"] == 2)
+    state = run_state.run_of(events.decode_run(msgspec.json.encode(one)) for one in told[: first + 1])
+    assert state.analysts == frozenset(SITES)
+    gathering = commands.Ticked(frozenset(SITES[1:]))
+    assert not runs.decide(state, gathering, state.gather_until - 1), "with three of four there, nobody is asked"
+    opened = runs.decide(state, commands.Ticked(frozenset((*SITES, "elgin"))), state.gather_until - 1)
+    assert opened[0].sites == SITES
+
+
+def test_a_member_joins_no_cohort_of_analyses_that_would_single_somebody_out():
+    one = parties.make_terms("abcdef", kind="analysis")
+    other = parties.make_terms("abcdef", kind="analysis", bases=("b" * 64,) * 6, number=2)
+    trained = parties.make_terms("abcdef", bases=("b" * 64,) * 6, number=2)
+    assert isolation.content_of(one, "a") == isolation.content_of(other, "a")
+    assert isolation.content_of(one, "a") != isolation.content_of(trained, "a")
+
+
+@pytest.mark.parametrize("numbers", [[-1] * 12, [2**60] * 12])
+def test_counts_that_no_records_give_are_refused(numbers):
+    survival = contract(wardround.Label(name="week", outcome="survival", event="arrest"))
+    asked = (KaplanMeier(edges=(10.0, 20.0, 40.0, 53.0)),)
+    sums = [Fraction(one) for one in numbers[:9]]
+    with pytest.raises(CodecError, match="negative, or larger"):
+        analysis.advance(asked, analysis.states(asked, survival, b""), sums, survival, least_count=5)
+    cox = (Cox(columns=("age",)),)
+    lying = [Fraction(one) for one in (26, -1, 7, 24, 28, 25)][: analysis.length(cox, survival)]
+    with pytest.raises(CodecError):
+        analysis.advance(cox, analysis.states(cox, survival, b""), lying, survival, least_count=5)
+
+
+def test_cells_of_few_records_stay_out_of_the_public_state():
+    """X'X of two indicators tells how many have both."""
+    columns = tuple(wardround.Column(name=name, kind="boolean") for name in "pq")
+    data = wardround.DataContract(columns=columns, label=wardround.Label(name="y", outcome="number"), min_records=1)
+    rows = np.array([[1, 0]] * 30 + [[0, 1]] * 30 + [[1, 1]] + [[0, 0]] * 30, np.float32)
+    asked = (Glm(family="gaussian", columns=("p", "q")),)
+    one = wardround.StudyTable(rows, rows[:, 0], np.zeros(91, bool), wardround.LoadReport(read=91, used=91, dropped=0))
+    known = analysis.states(asked, data, b"")
+    sums = [Fraction(float(number)) for number in analysis.site_sums(asked, known, one, data)]
+    (state,) = analysis.advance(asked, known, sums, data, least_count=5)
+    assert (state.status, state.information) == ("too few records", ())
+    (state,) = analysis.advance(asked, known, sums, data, least_count=1)
+    assert state.information

@@ -6,8 +6,10 @@ import pytest
 from tests.unit.services.test_secure_rounds import ROSTER
 
 import wardround
-from wardround.errors import CodecError
+from wardround.errors import CodecError, PeerProtocolError
+from wardround.ids import RunId, StudyId
 from wardround.protocol import events, run_state
+from wardround.protocol.messages import Task
 from wardround.protocol.plan import Aggregation, Local, Optimizer, Screening, SecureAggregation, Training
 from wardround.secagg.messages import Delivery
 from wardround.services import participant
@@ -203,6 +205,51 @@ def secure_run_with_a_crash(local, monkeypatch):
     assert done.status.phase == "completed", done.status.reason
     opened = [set(event["survivors"]) for event in told if event["event"] == "cohort-opened"]
     return opened, told
+
+
+def test_a_site_that_lost_its_work_of_the_evaluation_keeps_its_own_model(monkeypatch):
+    """The crash comes between its answer to the last round and its numbers for the cohort."""
+    names = (*SITES, "dunbar")
+    tables = {site: table(site if site in SITES else "crail") for site in names}
+    asked = study(Local(personal=0.1), rounds=2, participants=names, secure=SECURE)
+    calm = wardround.simulate(asked, tables).personal["dunbar"]
+    perform = participant.Participant.perform
+
+    def crashing(self, task):
+        if self._site == "dunbar" and isinstance(getattr(task, "step", None), Delivery) and task.number == 3:
+            self._held.clear()
+        return perform(self, task)
+
+    monkeypatch.setattr(participant.Participant, "perform", crashing)
+    after = wardround.simulate(asked, tables).personal["dunbar"]
+    for name, array in calm.items():
+        np.testing.assert_array_equal(after[name], array)
+
+
+def test_a_task_of_another_study_touches_nothing():
+    done, told = run(study(Local(personal=0.1), rounds=1))
+    assert done.status.phase == "completed"
+    task = Task(run=RunId("f" * 64 + ".1"), study=StudyId("e" * 64), number=1, kind="train", base=done.plan.initial)
+    with pytest.raises(PeerProtocolError, match="not one of its study"):
+        participant.Participant._perform(object.__new__(participant.Participant), task)
+    assert told
+
+
+def test_half_precision_counts_a_step_that_its_bytes_do_not_show():
+    names = {"model": wardround.BuiltinModel(name="linear", dtype="bfloat16")}
+    slow = Training(
+        rounds=4, epochs=0, steps=1, batch_size=1000, optimizer=Optimizer(learning_rate=1e-7),
+        local=Local(personal=0.1),
+    )  # fmt: skip
+    plain = study(Local(personal=0.1))
+    made = wardround.declare(
+        title="t", purpose="p", legal_basis="l", researcher="ada", participants=SITES, min_participants=3,
+        data=NUMBER, expires=4_000_000_000, training=slow, **names,
+    )  # fmt: skip
+    _, told = run(made)
+    state = run_state.run_of(events.decode_run(msgspec.json.encode(one)) for one in told)
+    assert state.counted == dict.fromkeys(SITES, 4)
+    assert plain.plan.manifest != made.plan.manifest
 
 
 def test_a_site_that_lost_its_work_makes_it_again_only_where_nothing_hangs_on_earlier_rounds(monkeypatch):

@@ -185,6 +185,8 @@ REFUSED = [
     (Local(kept=("norm*",)), {}, "matches none of the model's arrays"),
     (Local(kept=("*",)), {}, "nothing would be learned together"),
     (Local(finetune_epochs=10_000), {}, "finetune_epochs"),
+    (Local(normalized_steps=10**400), {}, "normalized_steps is at most"),
+    (Local(algorithm="fedprox", strength=40.0, normalized_steps=5), {}, "learning_rate (is )?below 1"),
     (Local(algorithm="scaffold"), {"epochs": 1, "steps": 0}, "steps instead of epochs"),
     (Local(algorithm="scaffold"), {"optimizer": Optimizer(name="adam")}, "sgd without momentum"),
     (Local(algorithm="scaffold"), {"server": ServerRule(name="fedadam")}, "server rule of its own"),
