@@ -2,7 +2,18 @@
 
 from wardround.analysis.boosting import BoostedTrees
 from wardround.analysis.quantiles import Quantiles
-from wardround.analysis.several import Analysis, State, advance, check, length, results, rounds, site_sums, states
+from wardround.analysis.several import (
+    Analysis,
+    State,
+    advance,
+    check,
+    describe,
+    length,
+    results,
+    rounds,
+    site_sums,
+    states,
+)
 from wardround.analysis.terms import Cox, Glm, KaplanMeier
 
 __all__ = [
@@ -15,6 +26,7 @@ __all__ = [
     "State",
     "advance",
     "check",
+    "describe",
     "length",
     "results",
     "rounds",

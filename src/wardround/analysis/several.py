@@ -19,7 +19,7 @@ from wardround.clinical.table import StudyTable
 from wardround.codec import canonical
 from wardround.errors import CodecError
 
-__all__ = ["Analysis", "State", "advance", "check", "length", "results", "rounds", "site_sums", "states"]
+__all__ = ["Analysis", "State", "advance", "check", "describe", "length", "results", "rounds", "site_sums", "states"]
 
 Analysis: TypeAlias = Glm | Cox | KaplanMeier | Quantiles | BoostedTrees
 State: TypeAlias = Fit | QuantileState | BoostedState
@@ -44,6 +44,15 @@ def check(analyses: Sequence[Analysis], contract: DataContract) -> None:
             raise CodecError(f"analysis {place} ({one.__struct_config__.tag}): {offence}")
     if length(analyses, contract) > MAX_NUMBERS:
         raise CodecError(f"the analyses have more than {MAX_NUMBERS:,} numbers")
+
+
+def describe(one: Analysis, contract: DataContract) -> str:
+    """An analysis in a few words, with every column that it reads, for whoever approves it."""
+    if isinstance(one, KaplanMeier):
+        return f"survival curves{f' by {one.group}' * bool(one.group)} on {len(one.edges)} times"
+    kind = f"{one.family} {one.__struct_config__.tag}" if isinstance(one, Glm) else str(one.__struct_config__.tag)
+    label = "" if isinstance(one, Quantiles) else f"{contract.label.name} on "
+    return f"{kind} of {label}{', '.join(one.columns)}"
 
 
 def rounds(analyses: Sequence[Analysis]) -> int:

@@ -88,11 +88,10 @@ def explain(plan: Plan) -> list[str]:
     return [
         f"{plan.title}: {plan.purpose} (legal basis: {plan.legal_basis}). The researcher is {plan.researcher}.",
         f"It reads {len(data.columns)} columns: {columns}; and learns {data.label.name!r} ({data.label.outcome}).",
-        code,
+        *([code] if training.rounds else ["It trains no model."]),
         f"{sites}: {', '.join(plan.participants)}.",
-        f"In each of {training.rounds} rounds this site does {work}.",
-        *_learning(plan),
-        *_aggregating(plan),
+        *([f"In each of {training.rounds} rounds this site does {work}.", *_learning(plan)] if training.rounds else []),
+        *(_aggregating(plan) if training.rounds else []),
         *_leaving(plan, standardize=standardize),
         f"One round may use {plan.limits.worker_seconds:g} s and {memory:.1f} GiB here. "  # noqa: ISC004
         f"A site with fewer than {data.min_records} records takes no part.",
@@ -160,16 +159,20 @@ def _leaving(plan: Plan, *, standardize: bool) -> list[str]:
         named = ", ".join(sorted({type(summary).__name__.lower() for summary in plan.summaries}))
         sums += f"Once, numbers for {len(plan.summaries)} summaries leave it ({named}). "
     if plan.analyses:
-        named = ", ".join(sorted({str(type(one).__struct_config__.tag) for one in plan.analyses}))
-        sums += f"Before training, in up to {analysis.rounds(plan.analyses)} rounds, numbers for {named} leave it. "
+        named = "; ".join(analysis.describe(one, plan.data) for one in plan.analyses)
+        sums += f"In up to {analysis.rounds(plan.analyses)} rounds, numbers leave it for {named}. "
     if plan.appraisal is not None:
         groups = ", ".join(plan.appraisal.subgroups)
         sums += (
             f"At the end, counts for curves and intervals leave it{f', also of subgroups ({groups})' * bool(groups)}. "
         )
     update = f"a model update of {plan.initial.size:,} bytes, the number of training records"
-    if not plan.training.rounds:
-        return [f"{sums}All of it is masked: the hub sees only sums over at least {plan.min_participants} sites."]
+    if secure is not None and not plan.training.rounds:
+        return [
+            f"{sums}No record leaves it.",
+            f"All of it is masked: the hub sees only sums over at least {plan.min_participants} sites. "  # noqa: ISC004
+            f"The sites' keys are those of roster {secure.roster[:16]}…; the sums are not noised.",
+        ]
     left = f"{sums}In each round {update}, and metrics on held-out records leave the site. No record leaves it."
     if secure is None:
         return [left, "The update is not masked or noised in this version: the hub's operator can see it."]

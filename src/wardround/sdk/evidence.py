@@ -85,13 +85,9 @@ def _own_models(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
             is_noise = known["low"] is not None and known["low"] <= own <= known["high"]
             on = f"{metric} on {site['records']} held-out records"
             if gain >= _POINTS and not is_noise:
-                words.append(
-                    f"{name} gains {100 * gain:.0f} points of {on} by its personal model: use that one."
-                )
+                words.append(f"{name} gains {100 * gain:.0f} points of {on} by its personal model: use that one.")
             elif gain <= -_POINTS and not is_noise:
-                words.append(
-                    f"{name} loses {-100 * gain:.0f} points of {on} by its personal model: use the other."
-                )
+                words.append(f"{name} loses {-100 * gain:.0f} points of {on} by its personal model: use the other.")
             break
     return words
 

@@ -160,8 +160,12 @@ def test_an_approver_reads_which_analyses_ask_for_numbers():
     secure = plans.SecureAggregation(roster="ab" * 32)
     asked = (Glm(family="binomial", columns=("age",), iterations=12),)
     words = "\n".join(policies.explain(plan(secure=secure, analyses=asked, appraisal=Appraisal(subgroups=("sex",)))))
-    assert "in up to 12 rounds, numbers for glm leave it" in words
+    assert "In up to 12 rounds, numbers leave it for binomial glm of " in words
+    assert " on age. " in words
     assert "also of subgroups (sex)" in words
     alone = msgspec.structs.replace(plan().training, rounds=0)
     words = "\n".join(policies.explain(plan(secure=secure, analyses=asked, training=alone)))
     assert "a model update" not in words
+    assert "It trains no model." in words
+    assert "hostile site" not in words
+    assert "roster abababab" in words

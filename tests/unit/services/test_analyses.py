@@ -14,6 +14,7 @@ from tests.unit.services.test_secure_rounds import ROSTER
 import wardround
 from wardround import analysis
 from wardround.analysis import BoostedTrees, Cox, Glm, KaplanMeier, Quantiles
+from wardround.clinical import appraisal
 from wardround.clinical.appraisal import Appraisal
 from wardround.errors import CodecError
 from wardround.protocol import commands, events, run_state
@@ -298,3 +299,18 @@ def test_cells_of_few_records_stay_out_of_the_public_state():
     assert (state.status, state.information) == ("too few records", ())
     (state,) = analysis.advance(asked, known, sums, data, least_count=1)
     assert state.information
+
+
+def test_a_run_that_cannot_be_appraised_stops_and_says_so(monkeypatch):
+    """The same numbers would fail again: trying for ever would hang the run."""
+
+    def impossible(*_, **__):
+        raise CodecError("a sum of the appraisal is larger than sites can have sent")
+
+    monkeypatch.setattr(appraisal, "results", impossible)
+    frame = rossi()
+    data = contract(wardround.Label(name="arrest"))
+    study = declared(data, "logistic", training=TRAINING, appraisal=Appraisal(resamples=20))
+    done = wardround.simulate(study, by_site(frame, ("arrest",)))
+    assert done.status.phase == "stopped"
+    assert "cannot be combined" in done.status.reason
