@@ -66,7 +66,7 @@ MAX_REFUSALS = 3
 _MAX_WORDS = 500
 _LARGEST_NUMBER = 2.0**62
 _LARGEST_REAL = 1e100
-_NOT_FINITE = "a metric or a time is not finite, or beyond 1e100; an undefined metric is left empty"
+_NOT_FINITE = "a metric or a time is not a finite number up to 1e100; an undefined metric is left empty"
 
 
 class Phase(enum.Enum):
