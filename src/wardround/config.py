@@ -43,7 +43,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """A hospital's node: whom it belongs to, which hub it dials, where its records are, and its policy.
 
     `officers` are the public keys (hexadecimal) of those whose signatures make a roster, `officer_quorum`
-    how many of them must have signed.
+    how many of them must have signed. `dataset` is the name under which the privacy budget of this node's records is
+    kept; what was spent stays under it, so another name is for other records.
     """
 
     name: SiteId
@@ -57,6 +58,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     state: str = "state"
     state_key: str = "file:keys/state.key"
     mapping: str = "mapping.toml"
+    dataset: str = "records"
     policy: SitePolicy = SitePolicy()
 
 

@@ -16,6 +16,8 @@
     │       ├── ForbiddenError       this identity may not do this
     │       └── NotFoundError        there is no such study, run or blob
     ├── PolicyError                  the site's own policy or people say no
+    │   ├── BudgetExceededError      the site's privacy budget does not allow it
+    │   └── LedgerError              the site's privacy ledger is not whole: its node does not train
     ├── ClinicalError                records do not fit the study's data contract
     │   ├── MissingColumnError
     │   ├── UnitMismatchError
@@ -35,6 +37,7 @@ and what to do. It may hold counts, column names and site names, never a cell of
 from typing import ClassVar
 
 __all__ = [
+    "BudgetExceededError",
     "ClinicalError",
     "CodecError",
     "ColumnTypeError",
@@ -44,6 +47,7 @@ __all__ = [
     "DigestMismatchError",
     "ForbiddenError",
     "InviteError",
+    "LedgerError",
     "LocalProtocolError",
     "MissingColumnError",
     "NotFoundError",
@@ -175,6 +179,18 @@ class PolicyError(WardroundError):
 
     code = "policy"
     who = "the site's data steward"
+
+
+class BudgetExceededError(PolicyError):
+    """This site's privacy budget does not allow it."""
+
+    code = "policy/budget"
+
+
+class LedgerError(PolicyError):
+    """This site's privacy ledger is not whole, so its node does not train with it."""
+
+    code = "policy/ledger"
 
 
 class ClinicalError(WardroundError):

@@ -31,6 +31,7 @@ from wardround.protocol.messages import (
 from wardround.protocol.plan import BlobRef, SignedPlan
 
 __all__ = [
+    "Anchor",
     "Blobs",
     "Clock",
     "Entropy",
@@ -61,7 +62,6 @@ class Entropy(Protocol):
 
     def draw(self, size: int) -> bytes:
         """`size` bytes from a cryptographic generator."""
-        ...
 
 
 class EventLog(Protocol):
@@ -207,7 +207,6 @@ class Vault(Protocol):
         Raises:
             CryptoError: What lies there was altered, or sealed under another key.
         """
-        ...
 
     def put(self, name: str, value: bytes) -> None:
         """Store or replace a value.
@@ -215,15 +214,30 @@ class Vault(Protocol):
         Raises:
             StorageFullError: The disk is full; the old value stays.
         """
-        ...
+
+    def add(self, name: str, value: bytes) -> None:
+        """Store a value under a name that has none; of several writers, also in other processes, one succeeds.
+
+        Raises:
+            ConflictError: There is a value of this name; it stays.
+            StorageFullError: The disk is full.
+        """
 
     def delete(self, name: str) -> None:
         """Forget a value, if there is one."""
-        ...
 
     def names(self, prefix: str) -> list[str]:
         """Names that begin with `prefix`, sorted."""
-        ...
+
+
+class Anchor(Protocol):
+    """Small values kept apart from the vault, so that a vault that was put back to an earlier state is noticed."""
+
+    def get(self, name: str) -> bytes | None:
+        """The value, or None."""
+
+    def put(self, name: str, value: bytes) -> None:
+        """Store or replace a value; durable when this returns."""
 
 
 class Files(Protocol):
@@ -237,35 +251,27 @@ class Files(Protocol):
             StorageFullError: The disk is full.
             UnavailableError: The hub did not answer.
         """
-        ...
 
     def bytes_of(self, path: str) -> bytes:
         """A small fetched file's bytes."""
-        ...
 
     def keep_only(self, scope: str, digests: frozenset[Digest]) -> None:
         """Forget the files of `scope` except these; what other scopes fetched stays."""
-        ...
 
     def read(self, descriptor: int, size: int) -> bytes:
         """A small open file's bytes."""
-        ...
 
     def chunks(self, descriptor: int, start: int, stop: int, size: int) -> Iterator[memoryview]:
         """An open file's bytes ``[start, stop)`` in pieces of `size`; each is valid until the next is asked for."""
-        ...
 
     def remember(self, scope: str, number: int, descriptor: int) -> None:
         """Keep an open file's content as what is remembered after round `number`; durable, or `StorageFullError`."""
-        ...
 
     def recall(self, scope: str, number: int, descriptor: int) -> None:
         """Fill an open file with what is remembered after round `number`, or zeros; forget what other rounds left."""
-        ...
 
     def forget(self, scope: str, *, but_the_last: bool = False) -> None:
         """Forget what is remembered of `scope`."""
-        ...
 
     def keep(self, scope: str, pieces: Iterable[memoryview]) -> tuple[int, BlobRef]:
         """Write pieces one after another into the one private file of `scope`: its open descriptor, and its content.
@@ -275,7 +281,6 @@ class Files(Protocol):
         Raises:
             StorageFullError: The disk is full.
         """
-        ...
 
 
 class RecordSource(Protocol):
@@ -288,7 +293,6 @@ class RecordSource(Protocol):
             ClinicalError: The records do not fit. The message names the column, never a value.
             UnavailableError: The source did not answer.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,9 +317,10 @@ class Worker(Protocol):
     @property
     def memory(self) -> int | None:
         """The open file in which `perform` finds, and leaves, what the site remembers; None where that is nothing."""
-        ...
 
-    def perform(self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "") -> Trained:
+    def perform(
+        self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "", *, seed: bytes = b""
+    ) -> Trained:
         """Evaluate the model in file `base`, then train from it when `kind` is "train".
 
         Args:
@@ -324,16 +329,15 @@ class Worker(Protocol):
             base: Path of a safetensors file with the plan's manifest.
             standardization: The global statistics' file, or empty where there are none.
             control: Path of the hub's control variate, float32 as long as the model, or empty where there is none.
+            seed: In a private plan 32 bytes, from which all that it draws follows.
 
         Raises:
             TrainingError: The code failed or broke a limit; the process is gone, the next call starts another.
             TensorMismatchError: What it put out is not the plan's arrays, or not finite.
         """
-        ...
 
     def close(self) -> None:
         """End the process."""
-        ...
 
 
 class HubClient(Protocol):
@@ -344,55 +348,42 @@ class HubClient(Protocol):
 
     def next_task(self, request: TaskRequest) -> Assignment | None:
         """Wait for something to do; None when there was none in time."""
-        ...
 
     def contribute(self, contribution: Contribution) -> Receipt:
         """Hand in the answer to a task."""
-        ...
 
     def answer(self, answer: CohortAnswer) -> Receipt:
         """Hand in the answer to a step of a secure aggregation."""
-        ...
 
     def pair(self, answer: PairAnswer) -> Receipt:
         """Hand in this site's part in setting up pair keys."""
-        ...
 
     def plan(self, study: StudyId) -> SignedPlan:
         """A study's signed plan, unverified."""
-        ...
 
     def identity(self, name: SiteId) -> Identity:
         """Who is enrolled under a name."""
-        ...
 
     def studies(self) -> list[StudyStatus]:
         """Studies that name this identity."""
-        ...
 
     def decide(self, decision: Decision) -> StudyStatus:
         """Say what the site's people decided."""
-        ...
 
     def propose(self, proposal: Proposal) -> StudyStatus:
         """Hand in a signed plan."""
-        ...
 
     def act(self, study: StudyId, action: Literal["start", "release", "withdraw"], reason: str) -> StudyStatus:
         """Start a study, release its model, or take it back."""
-        ...
 
     def run(self, run: RunId, *, after: int = 0, wait_seconds: float = 0.0) -> RunStatus:
         """Where a run is, with its events after seq `after`; waits for a new one up to `wait_seconds`."""
-        ...
 
     def download(self, scope: str, ref: BlobRef) -> AbstractContextManager[Iterator[memoryview]]:
         """A blob's bytes, unverified, resuming over broken connections; `scope` is a study or run id.
 
         A piece is valid until the next is asked for.
         """
-        ...
 
     def upload(self, scope: str, ref: BlobRef, source: int) -> None:
         """Send a blob from the file descriptor `source`, resuming over broken connections."""
-        ...

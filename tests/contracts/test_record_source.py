@@ -10,6 +10,7 @@ import traceback
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psycopg
 import pyarrow as pa
@@ -27,9 +28,11 @@ from wardround.errors import (
     UnitMismatchError,
     UnsafeQueryError,
 )
+from wardround.node.loading import ProcessSource
 from wardround.sources import mapping
 
 SECRET = "Xanthippe-4711"
+ODD = 8152.5
 CONTRACT = DataContract(
     columns=(
         Column(name="age", unit="a", minimum=0, maximum=120),
@@ -68,7 +71,9 @@ def first(records, **changed):
 
 
 class RecordSourceContract(abc.ABC):
-    """Tests that each source's class below inherits."""
+    """Tests that each source's class below inherits; `typed`: the source knows a number from a text."""
+
+    typed = True
 
     @abc.abstractmethod
     def write(self, folder: Path, columns: dict[str, list]) -> str:
@@ -151,6 +156,28 @@ class RecordSourceContract(abc.ABC):
         table = load(first(4, age=[50.123456, 61.5, 70.0, 1e-3]))
         assert table.features[:, 0].tolist() == [np.float32(x) for x in (50.123456, 61.5, 70.0, 1e-3)]
 
+    @pytest.mark.parametrize("kind", ["texts", "numbers"])
+    def test_records_with_one_identifier_are_one_patient_s(self, load, kind):
+        who = [SECRET, "b", SECRET, "?", None] if kind == "texts" else [9007199254740993, 2, 9007199254740993, -9, None]
+        cells = {**GOOD, "age": [50, 61, 30, 44, 70], "diabetes": [0, 1, 1, 0, 1], "mrn": who}
+        contract = msgspec.structs.replace(CONTRACT, patient="who", min_records=1, holdout=0.5)
+        extra = COLUMNS + '[columns.who]\nfrom = "mrn"\n'
+        table = load(cells, contract, extra, settings='missing = ["?", "-9"]\n')
+        assert table.patients.tolist() == [0, 1, 0]
+        assert (table.patients.dtype, table.report.patients) == (np.int32, 2)
+        assert table.report.missing["who"] == 2
+        assert table.held_out[0] == table.held_out[2] != table.held_out[1]
+        assert SECRET not in repr(table) + repr(table.report)
+
+    def test_a_number_that_names_no_patient_is_never_shown(self, load):
+        cells, contract = {**GOOD, "mrn": [1.0, 2.0, ODD, 3.0, 4.0]}, msgspec.structs.replace(CONTRACT, patient="mrn")
+        if not self.typed:
+            assert load(cells, contract).report.patients == 3
+            return
+        with pytest.raises(ColumnTypeError, match="'mrn': 1 of 5 cells") as caught:
+            load(cells, contract)
+        assert str(ODD) not in told(caught.value)
+
     def test_a_source_that_does_not_answer_is_unavailable(self, tmp_path):
         source = mapping.open_source(mapping.load(self.nowhere(tmp_path)), tmp_path, self.environ())
         with pytest.raises(UnavailableError) as caught:
@@ -160,6 +187,8 @@ class RecordSourceContract(abc.ABC):
 
 
 class TestCsv(RecordSourceContract):
+    typed = False
+
     def write(self, folder, columns):
         pa.csv.write_csv(pa.table(columns), folder / "records.csv")
         return 'kind = "csv"\npath = "records.csv"\n'
@@ -252,8 +281,12 @@ class TestPostgres(RecordSourceContract):
         }
 
     def write(self, folder, columns):
+        numbers = {
+            "glucose": "numeric",
+            "mrn": "bigint" if set(map(type, columns.get("mrn", ()))) <= {int, type(None)} else "float8",
+        }
         kinds = {
-            name: "text" if any(isinstance(c, str) for c in cells) else "numeric" if name == "glucose" else "float8"
+            name: "text" if any(isinstance(c, str) for c in cells) else numbers.get(name, "float8")
             for name, cells in columns.items()
         }
         self.owner("DROP TABLE IF EXISTS patient")
@@ -274,6 +307,27 @@ class TestPostgres(RecordSourceContract):
         table = self.source("SELECT * FROM patient", "DSN").load(CONTRACT)
         assert table.report.read == 25_000
         assert table.features[0].tolist() == [41, 99, 1, 0, 0]
+
+    @pytest.mark.parametrize(
+        ("type_", "refused"), [("uuid", False), ("numeric", False), ("date", True), ("boolean", True)]
+    )
+    def test_an_identifier_may_be_of_any_type_that_names_a_patient(self, type_, refused):
+        one, other = {
+            "uuid": ("6ba7b810-9dad-11d1-80b4-00c04fd430c8", "6ba7b811-9dad-11d1-80b4-00c04fd430c8"),
+            "numeric": ("123456789012345678901", "123456789012345678902"),
+            "date": ("1947-11-04", "1947-11-05"),
+            "boolean": ("true", "false"),
+        }[type_]
+        self.owner(f"CREATE TABLE patient (mrn {type_})", [(one,), (other,), (one,), (None,)])
+        source = self.source(
+            "SELECT 1 AS age, 5 AS glucose, 'M' AS gender, 1 AS smoker, 1 AS diabetes, mrn FROM patient"
+        )
+        contract = msgspec.structs.replace(CONTRACT, patient="mrn")
+        if refused:
+            with pytest.raises(ColumnTypeError, match="'mrn': 3 of 4 cells"):
+                source.load(contract)
+        else:
+            assert source.load(contract).patients.tolist() == [0, 1, 0]
 
     @pytest.mark.parametrize("how", ["a function that writes", "the session's own settings"])
     def test_the_server_itself_refuses_what_slips_through_the_check(self, how):
@@ -313,3 +367,23 @@ class TestPostgres(RecordSourceContract):
     def test_sql_that_writes_is_refused_before_the_server_sees_it(self):
         with pytest.raises(UnsafeQueryError):
             self.source("DELETE FROM patient")
+
+
+@pytest.mark.processes
+def test_patients_come_out_of_the_process_that_reads_as_numbers(tmp_path):
+    cells = {**GOOD, "age": [50, 61, 30, 44, 70], "diabetes": [0, 1, 1, 0, 1], "mrn": [SECRET, "b", SECRET, None, "c"]}
+    text = TestCsv().write(tmp_path, cells) + COLUMNS
+    (tmp_path / "mapping.toml").write_text(text)
+    contract = msgspec.structs.replace(CONTRACT, patient="mrn")
+    direct = mapping.open_source(mapping.load(text), tmp_path, {}).load(contract)
+    table = ProcessSource(tmp_path / "mapping.toml").load(contract)
+    assert table.patients.tolist() == direct.patients.tolist() == [0, 1, 0, 2]
+    assert table.held_out.tolist() == direct.held_out.tolist()
+    np.testing.assert_array_equal(table.features, direct.features)
+    assert table.report == direct.report
+    (tmp_path / "mapping.toml").write_text(text.replace("records.csv", "others.csv"))
+    pa.csv.write_csv(pa.table({**cells, "held": [1, 1, 0, 1, 0]}), tmp_path / "others.csv")
+    divided = msgspec.structs.replace(contract, holdout_column="held")
+    with pytest.raises(ClinicalError, match="'held': 1 of 3 patients") as caught:
+        ProcessSource(tmp_path / "mapping.toml").load(divided)
+    assert SECRET not in told(caught.value)

@@ -6,11 +6,12 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.contracts.disk import no_file_beyond, tiny_disk
 
-from wardround.errors import ConfigError, CryptoError, StorageFullError, UnavailableError
+from wardround.errors import ConfigError, ConflictError, CryptoError, StorageFullError, UnavailableError
 from wardround.storage.memory import MemoryVault
 from wardround.storage.vault import SealedVault
 
@@ -38,6 +39,21 @@ class VaultContract(abc.ABC):
         vault.put("approval/a", b"no")
         assert vault.get("approval/a") == b"no"
         assert vault.names("") == ["approval/a"]
+
+    def test_a_value_is_added_once_and_stays(self, vault):
+        vault.add("budget/1", b"first")
+        for value in (b"second", b"first"):
+            with pytest.raises(ConflictError):
+                vault.add("budget/1", value)
+        assert vault.get("budget/1") == b"first"
+
+    def test_a_name_that_was_put_or_deleted_counts_as_taken_or_free(self, vault):
+        vault.put("budget/1", b"put")
+        with pytest.raises(ConflictError):
+            vault.add("budget/1", b"added")
+        vault.delete("budget/1")
+        vault.add("budget/1", b"added")
+        assert vault.get("budget/1") == b"added"
 
     def test_a_deleted_value_is_gone_and_may_be_deleted_again(self, vault):
         vault.put("approval/a", b"yes")
@@ -175,6 +191,35 @@ def test_a_locked_vault_is_unavailable_and_loses_nothing(path):
     vault.put("approval/a", b"changed")
     assert vault.get("approval/a") == b"changed"
     vault.close()
+
+
+def test_of_many_connections_that_add_one_name_one_succeeds(path):
+    vaults = [SealedVault(path, KEY, timeout_seconds=30.0) for _ in range(4)]
+
+    def add(number):
+        try:
+            vaults[number % 4].add(f"race/{number // 4}", str(number).encode())
+        except ConflictError:
+            return None
+        return number
+
+    with ThreadPoolExecutor(4) as pool:
+        won = [number for number in pool.map(add, range(80)) if number is not None]
+    assert sorted(number // 4 for number in won) == list(range(20))
+    assert [vaults[0].get(f"race/{number // 4}") for number in won] == [str(number).encode() for number in won]
+    for vault in vaults:
+        vault.close()
+
+
+def test_an_added_value_is_sealed_under_its_name(path):
+    vault = SealedVault(path, KEY)
+    vault.add("budget/1", b"steward granted three")
+    vault.close()
+    assert not any(b"steward" in file.read_bytes() for file in path.parent.iterdir())
+    _execute(path, "UPDATE sealed SET name = 'approval/a2' WHERE name = 'approval/a'")
+    _execute(path, "UPDATE sealed SET name = 'approval/a' WHERE name = 'budget/1'")
+    with pytest.raises(CryptoError):
+        _opened(path)
 
 
 def _put_fillers(vault):

@@ -19,6 +19,7 @@ from wardround.errors import DigestMismatchError, TensorMismatchError, TrainingE
 from wardround.ids import SiteId
 from wardround.protocol.plan import BlobRef, BuiltinModel, CodePackage, Limits, Optimizer, Plan, Training
 from wardround.training import package as code
+from wardround.training import worker_main
 from wardround.training.worker import ENVIRONMENT, PytorchWorker
 
 pytestmark = pytest.mark.processes
@@ -115,6 +116,35 @@ def test_an_update_is_one_step_by_hand_and_a_whole_file(tmp_path):
         evaluated = worker.perform(1, "evaluate", base_of(tmp_path), b"")
         assert evaluated.update is None
         assert evaluated.evaluation == trained.evaluation
+
+
+class Spy:
+    """A learner that keeps what it is given."""
+
+    def __init__(self, assignment):
+        self.assignment = assignment
+
+
+def test_the_patients_reach_the_learner_beside_their_records():
+    plain = table_of()
+    patients = (np.arange(20) // 3).astype(np.int32)
+    table = StudyTable(plain.features, plain.labels, plain.held_out, plain.report, patients)
+    with contextlib.closing(PytorchWorker(plan_of(), SiteId("a"), table, learner=ECHO)) as worker:
+        setup = msgspec.structs.replace(worker._setup, learner=f"{__name__}:Spy")
+        files = [os.dup(file) for file in (*worker._inputs, worker._process.update, worker._memory)]
+        given = worker_main._make(setup, files).assignment
+    for array, sent in ((given.patients, patients), (given.held_out, table.held_out), (given.labels, table.labels)):
+        np.testing.assert_array_equal(array, sent)
+        assert array.dtype == sent.dtype
+        assert not array.flags.writeable
+
+
+def test_patients_whose_numbers_have_a_gap_are_refused_by_the_worker_process(tmp_path):
+    table = table_of()
+    table.patients[:] = 3
+    refused = pytest.raises(TrainingError, match="ClinicalError")
+    with contextlib.closing(PytorchWorker(plan_of(), SiteId("a"), table, learner=ECHO)) as worker, refused:
+        worker.perform(1, "train", base_of(tmp_path), b"")
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path):

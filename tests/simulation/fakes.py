@@ -186,7 +186,7 @@ class FakeWorker:
 
     memory = None
 
-    def perform(self, number, kind, base, standardization, control=""):
+    def perform(self, number, kind, base, standardization, control="", *, seed=b""):
         self._ran(self._plan)
         data = self._files.bytes_of(base)
         evaluation = Evaluation(2, {"auc": 0.5, "undefined": None})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wardround.cli.budget import budget
 from wardround.cli.output import as_json, configure_logs, folder_argument, show
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ __all__ = ["node"]
 @click.group()
 def node() -> None:
     """Run a hospital's node."""
+
+
+node.add_command(budget)
 
 
 @node.command()
@@ -154,8 +158,9 @@ def check(folder: str, study: str, json_: bool) -> None:
     table = setup.open_records(Path(folder), opened.config).load(plan.data)
     report = table.report
     held_out = int(np.count_nonzero(table.held_out))
+    owners = f" of {report.patients} patients" if plan.data.patient else ""
     lines = [
-        f"{report.read} records read, {report.used} used ({held_out} held out), {report.dropped} dropped.",
+        f"{report.read} records read, {report.used} used{owners} ({held_out} held out), {report.dropped} dropped.",
         *(f"  {name}: {count} missing" for name, count in report.missing.items() if count),
         *(f"  {name}: {count} outside the plausible range" for name, count in report.implausible.items() if count),
     ]

@@ -10,8 +10,12 @@ from wardround.cli.output import as_json, show
 
 if TYPE_CHECKING:
     from wardround.sdk.client import Researcher
+    from wardround.sdk.study import Study
+    from wardround.sdk.utility import Point
 
 __all__ = ["study"]
+
+_REPEATS = 3
 
 _folder = click.option(
     "--folder",
@@ -42,16 +46,53 @@ def enrol(line: str, folder: str, json_: bool) -> None:
 @study.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--researcher", default="researcher", help="Name to declare it under.")
+@click.option("--epsilon", type=float, help="Also print the noise that a private plan needs for this epsilon.")
+@click.option("--utility", type=click.Path(dir_okay=False), help="HTML file: utility against epsilon, on made-up data.")
+@click.option("--records", default=200, show_default=True, help="With --utility: made-up records at each site.")
 @as_json
-def check(file: str, researcher: str, json_: bool) -> None:
-    """Read a study file, and print what its plan will do, as every approver will see it."""
+def check(file: str, researcher: str, epsilon: float | None, utility: str | None, records: int, json_: bool) -> None:
+    """Read a study file, and print what its plan will do, as every approver will see it.
+
+    Of a private plan, also what its guarantee is, and what a site's steward must grant. No site is asked.
+    """
     from wardround.protocol import policy
+    from wardround.sdk import planning
     from wardround.sdk import study as studies
 
     declared = studies.from_toml(Path(file).read_text(), researcher)
     words = policy.explain(declared.plan)
-    lines = [f"Study {declared.id}", *(f"  - {line}" for line in words)]
-    show(json_, {"study": declared.id, "plan": declared.plan, "words": words}, "\n".join(lines))
+    figures = planning.figures(declared.plan, epsilon)
+    privacy = planning.privacy_words(declared.plan, figures)
+    lines = [
+        f"Study {declared.id}",
+        *(f"  - {line}" for line in words),
+        "Privacy",
+        *(f"  - {line}" for line in privacy),
+    ]
+    document = {"study": declared.id, "plan": declared.plan, "words": words}
+    document |= {"privacy": figures, "privacy_words": privacy}
+    if utility is not None:
+        points = _curve(declared, privacy, utility, epsilon, records)
+        document["utility"] = points
+        lines += ["", f"Utility on made-up records against epsilon: see {utility}"]
+    show(json_, document, "\n".join(lines))
+
+
+def _curve(declared: "Study", guarantee: list[str], file: str, epsilon: float | None, records: int) -> "list[Point]":
+    """Try the plan on made-up records, and write the page; progress goes to standard error."""
+    from wardround.sdk import utility, utility_page
+
+    asked = sorted({*utility.EPSILONS, *([epsilon] if epsilon is not None else [])})
+    points = utility.utility_curve(
+        declared,
+        asked,
+        records=records,
+        repeats=_REPEATS,
+        progress=lambda words: click.echo(f"{words} …", err=True),
+    )
+    page = utility_page.curve_page(declared.plan, points, guarantee, records=records, repeats=_REPEATS)
+    Path(file).write_text(page, encoding="utf-8")
+    return points
 
 
 @study.command()

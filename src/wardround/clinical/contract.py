@@ -23,7 +23,9 @@ __all__ = [
     "column_features",
     "feature_names",
     "label_columns",
+    "numeric_columns_without_bounds",
     "numeric_features",
+    "range_scaling",
     "width",
 ]
 
@@ -78,19 +80,25 @@ class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class DataContract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Columns, label, and the least number of records with which a site may take part.
 
-    `scaling` is "federated" (global mean and standard deviation from sums over all sites) or "none".
+    `scaling` is "federated" (global mean and standard deviation from sums over all sites), "bounds" (the middle and a
+    quarter of each column's plausible range stand in for them: no record is asked) or "none".
     `holdout` is the share of each site's records kept for evaluation, dealt by a hash of `holdout_seed`
     and the record's position; or, where the study defines its own split, `holdout_column` names a
     boolean column (true: held out).
+
+    `patient` names a column of identifiers, texts or whole numbers: records with one identifier are one patient's,
+    and are together in training or in the holdout, which is then a share of the patients, dealt by the identifier's
+    hash. It is no feature, and a record without one is dropped. Empty: every record is a patient of its own.
     """
 
     columns: tuple[Column, ...]
     label: Label
-    scaling: Literal["federated", "none"] = "federated"
+    scaling: Literal["federated", "bounds", "none"] = "federated"
     min_records: int = 10
     holdout: float = 0.25
     holdout_seed: int = 0
     holdout_column: str = ""
+    patient: str = ""
 
 
 def check(contract: DataContract) -> None:
@@ -100,8 +108,7 @@ def check(contract: DataContract) -> None:
         CodecError: Says which column or setting.
     """
     names = [*(column.name for column in contract.columns), *label_columns(contract)]
-    if contract.holdout_column:
-        names.append(contract.holdout_column)
+    names += [name for name in (contract.holdout_column, contract.patient) if name]
     if not contract.columns or "" in names or len(set(names)) != len(names):
         raise CodecError("a data contract needs at least one column, and every column name once")
     if len(names) > 100_000:
@@ -114,6 +121,8 @@ def check(contract: DataContract) -> None:
     label = contract.label
     if (label.outcome == "multiclass") != bool(label.classes) or (label.outcome == "survival") != bool(label.event):
         raise CodecError("a multiclass label, and no other, lists its classes; a survival label names its event column")
+    if contract.scaling == "bounds" and (unbounded := numeric_columns_without_bounds(contract)):
+        raise CodecError(f'scaling = "bounds" needs a minimum and a maximum of column {unbounded[0]!r}')
     if not 0.0 <= contract.holdout < 1.0 or contract.min_records < 1:
         raise CodecError("holdout must lie in [0, 1) and min_records be at least 1")
 
@@ -152,6 +161,31 @@ def numeric_features(contract: DataContract) -> tuple[bool, ...]:
         for column in contract.columns
         for name in column_features(column)
     )
+
+
+def numeric_columns_without_bounds(contract: DataContract) -> list[str]:
+    """Names of the number columns whose plausible range is not finite on both sides."""
+    return [column.name for column in contract.columns if column.kind == "number" and _spread(column) is None]
+
+
+def range_scaling(contract: DataContract) -> tuple[list[float], list[float]]:
+    """Per feature what stands in for mean and standard deviation where the records are not asked.
+
+    With scaling by bounds, the middle and a quarter of a number's range; else 0 and 1.
+    """
+    centres, spreads, is_scaled = [], [], contract.scaling == "bounds"
+    for column in contract.columns:
+        for name in column_features(column):
+            spread = _spread(column) if is_scaled and name == column.name and column.kind == "number" else None
+            centres.append((column.minimum or 0.0) + 2 * spread if spread else 0.0)
+            spreads.append(spread or 1.0)
+    return centres, spreads
+
+
+def _spread(column: Column) -> float | None:
+    if column.minimum is None or column.maximum is None or not column.maximum > column.minimum:
+        return None
+    return (column.maximum - column.minimum) / 4
 
 
 def width(contract: DataContract) -> int:

@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LoadReport", "StudyTable"]
+from wardround.errors import ClinicalError
+
+__all__ = ["LoadReport", "StudyTable", "check_patients"]
+
+_EACH_ITS_OWN = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,7 @@ class LoadReport:
     dropped: int
     implausible: dict[str, int] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
+    patients: int = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -28,9 +33,34 @@ class StudyTable:
         labels: float32 ``(records,)``: 0/1, a class's index, or a number; survival ``(records, 2)``: time, event.
         held_out: bool ``(records,)``; true for records that only evaluate.
         report: How the records were read.
+        patients: int32 ``(records,)``: whose record it is, numbered from 0 without a gap. Left out, each record is
+            a patient of its own.
+
+    Raises:
+        ClinicalError: The patients are not so numbered.
     """
 
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.float32]
     held_out: npt.NDArray[np.bool_]
     report: LoadReport
+    patients: npt.NDArray[np.int32] = field(default_factory=lambda: _EACH_ITS_OWN)
+
+    def __post_init__(self) -> None:
+        """Number the patients where nobody has."""
+        records = len(self.held_out)
+        if self.patients is _EACH_ITS_OWN:
+            object.__setattr__(self, "patients", np.arange(records, dtype=np.int32))
+        check_patients(self.patients, records)
+
+
+def check_patients(patients: npt.NDArray[np.int32], records: int) -> None:
+    """Refuse what are not the patients of so many records: another form, or numbers with a gap.
+
+    Raises:
+        ClinicalError: Says which.
+    """
+    if patients.dtype != np.int32 or patients.shape != (records,):
+        raise ClinicalError("the patients' numbers are not one int32 for each record")
+    if records and (patients.min() < 0 or patients.max() >= records or not np.bincount(patients).all()):
+        raise ClinicalError("the patients are not numbered from 0 without a gap")

@@ -7,8 +7,8 @@ Rules, in the order in which they are applied:
 3. A cell that is not of the column's kind refuses the load; it is never read as missing.
 4. A number outside the plausible bounds (in the contract's unit) counts as implausible and is then missing.
 5. A feature without a value does what the contract says: refuse the load, drop the record, or wait for the mean.
-6. A record without a label, or without its share of the holdout column, is dropped.
-7. The records that remain are dealt to training and holdout, and there must be enough of them.
+6. A record without a label, its share of the holdout column, or the patient's identifier (`patients`) is dropped.
+7. The records that remain are dealt to training and holdout, patient by patient, and there must be enough of them.
 
 A message holds column names and counts. No cell reaches a message, a traceback's chain or a repr.
 """
@@ -24,7 +24,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from wardround.clinical import cells as raw
+from wardround.clinical import patients as ownership
 from wardround.clinical import units
+from wardround.clinical.cells import Cells
 from wardround.clinical.contract import Column, DataContract, column_features, label_columns, width
 from wardround.clinical.table import LoadReport, StudyTable
 from wardround.errors import ClinicalError, ColumnTypeError, MissingColumnError, TooFewRecordsError
@@ -33,9 +36,6 @@ __all__ = ["MAX_CELLS", "Cells", "Layout", "LocalColumn", "locate", "number_colu
 
 MAX_CELLS = 50_000_000
 """Above this many cells, records times columns, a load is refused."""
-
-Cells = npt.NDArray[Any] | Sequence[object]
-"""One column as the source holds it."""
 
 _Floats = npt.NDArray[np.float64]
 _NAMES_SHOWN = 40
@@ -71,7 +71,7 @@ def locate(contract: DataContract, layout: Layout, available: Sequence[str]) -> 
     Raises:
         MissingColumnError: One or more are not among `available`, or are there twice.
     """
-    places = {column.name: _local(layout, column.name).source or column.name for column in _columns(contract)}
+    places = {name: _local(layout, name).source or name for name in _names(contract)}
     times = Counter(available)
     absent = [name for name, place in places.items() if place not in times]
     if absent:
@@ -93,7 +93,7 @@ def number_columns(contract: DataContract) -> frozenset[str]:
 
 def record_limit(contract: DataContract, layout: Layout) -> int:
     """How many records a source may hand over."""
-    cells = width(contract) + len(_columns(contract)) - len(contract.columns)
+    cells = width(contract) + len(_names(contract)) - len(contract.columns)
     return min(layout.max_records, MAX_CELLS // cells)
 
 
@@ -111,10 +111,12 @@ def study_table(contract: DataContract, cells: Mapping[str, Cells], layout: Layo
     records = _records(contract, cells, layout)
     converters = {column.name: _converter(column, _local(layout, column.name)) for column in columns}
     features = np.empty((records, width(contract)), dtype=np.float32)
-    keep = np.ones(records, dtype=np.bool_)
     others: dict[str, _Floats] = {}
     implausible: dict[str, int] = {}
     missing: dict[str, int] = {}
+    owners = _owners(contract, cells, layout, records)
+    keep = owners.codes >= 0
+    _count(missing, contract.patient, int((~keep).sum()))
     start = 0
     for position, column in enumerate(columns):
         values = _read(column, _local(layout, column.name), cells[column.name], layout.missing)
@@ -133,11 +135,14 @@ def study_table(contract: DataContract, cells: Mapping[str, Cells], layout: Layo
         start = stop
     used = int(keep.sum())
     _enough(contract, used, records)
+    patients, hashes = ownership.numbered(owners, keep)
+    counts = {"read": records, "used": used, "dropped": records - used, "patients": len(hashes)}
     return StudyTable(
         features=features if used == records else features[keep],
         labels=_labels(contract, others)[keep],
-        held_out=_held_out(contract, keep, others),
-        report=LoadReport(read=records, used=used, dropped=records - used, implausible=implausible, missing=missing),
+        held_out=_held_out(contract, others, keep, patients, hashes),
+        report=LoadReport(**counts, implausible=implausible, missing=missing),
+        patients=patients,
     )
 
 
@@ -152,6 +157,17 @@ def _columns(contract: DataContract) -> tuple[Column, ...]:
     }[label.outcome]
     truths = [*label_columns(contract)[1:], *([contract.holdout_column] if contract.holdout_column else [])]
     return (*contract.columns, extra, *(Column(name=name, kind="boolean") for name in truths))
+
+
+def _names(contract: DataContract) -> list[str]:
+    return [*(column.name for column in _columns(contract)), *([contract.patient] if contract.patient else [])]
+
+
+def _owners(contract: DataContract, cells: Mapping[str, Cells], layout: Layout, records: int) -> ownership.Owners:
+    name = contract.patient
+    if not name:
+        return ownership.each_its_own(records, contract.holdout_seed)
+    return ownership.identified(name, cells[name], _local(layout, name).values, layout.missing, contract.holdout_seed)
 
 
 def _local(layout: Layout, name: str) -> LocalColumn:
@@ -171,10 +187,10 @@ def _offer(available: Sequence[str], *, some_found: bool) -> str:
 
 
 def _records(contract: DataContract, cells: Mapping[str, Cells], layout: Layout) -> int:
-    absent = [column.name for column in _columns(contract) if column.name not in cells]
+    absent = [name for name in _names(contract) if name not in cells]
     if absent:
         raise MissingColumnError(f"not handed over: {', '.join(map(repr, absent))}; there are {sorted(cells)}")
-    lengths = {len(cells[column.name]) for column in _columns(contract)}
+    lengths = {len(cells[name]) for name in _names(contract)}
     if len(lengths) != 1:
         raise ClinicalError(f"the columns have {len(lengths)} different lengths: they must come from the same records")
     (records,) = lengths
@@ -203,13 +219,12 @@ def _read(column: Column, local: LocalColumn, cells: Cells, missing: Sequence[st
 
 
 def _array(cells: Cells) -> npt.NDArray[Any]:
-    if not isinstance(cells, np.ndarray):
-        return np.fromiter(cells, dtype=object, count=len(cells))
-    if cells.dtype.kind not in "mM":
-        return cells
+    array = raw.array(cells)
+    if array.dtype.kind not in "mM":
+        return array
     # numpy would give an instant out as an integer, and a date must not pass for a number.
-    texts: npt.NDArray[Any] = cells.astype(str).astype(object)
-    texts[np.isnat(cells)] = None
+    texts: npt.NDArray[Any] = array.astype(str).astype(object)
+    texts[np.isnat(array)] = None
     return texts
 
 
@@ -225,17 +240,11 @@ def _blanked(values: _Floats, missing: Sequence[str]) -> _Floats:
 
 def _texts(column: Column, array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], list[str | None]]:
     # Distinct cells are few where text is: every later step works on them, and `codes` deals them out again.
-    if array.dtype.kind != "O":
-        distinct, codes = np.unique(array, return_inverse=True)
-        return codes, [_text(cell) for cell in distinct.tolist()]
-    index: dict[object, int] = {}
-    try:
-        codes = np.fromiter((index.setdefault(cell, len(index)) for cell in array), dtype=np.int64, count=len(array))
-    except TypeError:
-        index = {}
-    if len(array) and not index:
+    found = raw.distinct(array)
+    if found is None:
         raise ColumnTypeError(f"column {column.name!r}: cells are lists or objects, not {column.kind} values")
-    return codes, [_text(cell) for cell in index]
+    distinct, codes = found
+    return codes, [_text(cell) for cell in distinct]
 
 
 def _text(cell: object) -> str | None:
@@ -336,26 +345,14 @@ def _enough(contract: DataContract, used: int, read: int) -> None:
 
 
 def _held_out(
-    contract: DataContract, keep: npt.NDArray[np.bool_], others: Mapping[str, _Floats]
+    contract: DataContract,
+    others: Mapping[str, _Floats],
+    keep: npt.NDArray[np.bool_],
+    patients: npt.NDArray[np.int32],
+    hashes: npt.NDArray[np.uint64],
 ) -> npt.NDArray[np.bool_]:
-    if contract.holdout_column:
-        return np.equal(others[contract.holdout_column][keep], 1.0)
-    # The share is exact, and a record's hash depends on its place in the source alone: dropping others moves no hash.
-    hashes = _hashes(np.flatnonzero(keep), contract.holdout_seed)
-    number = min(round(contract.holdout * len(hashes)), len(hashes) - 1)
-    held_out = np.zeros(len(hashes), dtype=np.bool_)
-    held_out[np.argsort(hashes, kind="stable")[:number]] = True
-    return held_out
-
-
-def _hashes(positions: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
-    key = np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)
-    return _mixed(_mixed(key) ^ positions.astype(np.uint64))
-
-
-def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    # The output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): a bijection, so no two hashes tie.
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    if not contract.holdout_column:
+        return ownership.dealt(contract.holdout, patients, hashes)
+    stated = np.equal(others[contract.holdout_column][keep], 1.0)
+    ownership.apart(contract.holdout_column, stated, patients)
+    return stated

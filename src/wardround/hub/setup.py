@@ -180,6 +180,7 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         rosters=rosters,
         changed=run_changed,
         pool=RayPool(config.cluster) if config.cluster else None,
+        entropy=SystemEntropy(),
     )
     challenge = secrets.token_urlsafe(12)
     window = config.request_window_seconds

@@ -1,7 +1,7 @@
 """Reads a site's records in a process of its own, which ends when they are read.
 
 The readers of foreign files (Arrow, SQL drivers) are large, and a hostile file meets them in a process
-that does not hold the node's key. What comes back are three arrays and counts, through an anonymous file
+that does not hold the node's key. What comes back are four arrays and counts, through an anonymous file
 whose sizes are checked; an error comes back as its code and message, which hold no cell of a record.
 """
 
@@ -82,7 +82,7 @@ def _ask(request: bytes, file: int) -> Answer:
 
 def _table(contract: DataContract, records: int, report: LoadReport, file: int) -> StudyTable:
     width, labels = data_contract.width(contract), len(data_contract.label_columns(contract))
-    sizes = (4 * records * width, 4 * records * labels, records)
+    sizes = (4 * records * width, 4 * records * labels, 4 * records, records)
     if records < 0 or os.fstat(file).st_size != sum(sizes):
         raise ClinicalError("the process that reads the records answered with another size than it said")
     parts, start = [], 0
@@ -95,8 +95,9 @@ def _table(contract: DataContract, records: int, report: LoadReport, file: int) 
     return StudyTable(
         np.frombuffer(parts[0], np.float32).reshape(records, width),
         np.frombuffer(parts[1], np.float32).reshape(shape),
-        np.frombuffer(parts[2], np.bool_),
+        np.frombuffer(parts[3], np.bool_),
         report,
+        np.frombuffer(parts[2], np.int32),
     )
 
 

@@ -33,7 +33,7 @@ def _read(request: Request, file: int) -> Answer:
     source = mapping.open_source(mapping.load(path.read_text(encoding="utf-8")), path.parent, os.environ)
     table = source.load(request.contract)
     start = 0
-    for array in (table.features, table.labels, table.held_out):
+    for array in (table.features, table.labels, table.patients, table.held_out):
         start = _write(file, array, start)
     return Answer(records=len(table.labels), report=table.report)
 

@@ -1,8 +1,10 @@
 """Makes and opens a node's folder: keys, certificate, settings, and everything wired together."""
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -16,10 +18,15 @@ from wardround.ids import StudyId
 from wardround.node.agent import Agent
 from wardround.node.loading import ProcessSource
 from wardround.ports import RecordSource, Worker
+from wardround.privacy import noising
 from wardround.protocol.plan import Plan
 from wardround.services.approvals import Approvals
+from wardround.services.budgets import Budgets
 from wardround.services.membership import Membership
-from wardround.services.participant import Participant, Progress
+from wardround.services.participant import Participant
+from wardround.services.round_work import Progress
+from wardround.services.safeguard import Safeguard
+from wardround.storage.anchor import BudgetAnchor
 from wardround.storage.model_files import FolderModelFiles, last_memory
 from wardround.storage.vault import SealedVault
 from wardround.system import SystemClock, SystemEntropy, private_folder, tune_allocator, write_private
@@ -27,7 +34,16 @@ from wardround.training.memory import personal_model
 from wardround.transport import enrolling
 from wardround.transport.http import HttpHub
 
-__all__ = ["Node", "StartWorker", "enrol", "load_config", "make_agreement_key", "open_node", "own_model"]
+__all__ = [
+    "Node",
+    "StartWorker",
+    "enrol",
+    "load_config",
+    "make_agreement_key",
+    "open_budgets",
+    "open_node",
+    "own_model",
+]
 
 StartWorker = Callable[[Plan, StudyTable, bytes | None], Worker]
 """Starts the resident worker of one run."""
@@ -65,6 +81,7 @@ class Node:
     approvals: Approvals
     participant: Participant
     membership: Membership
+    budgets: Budgets
 
     def agent(self) -> Agent:
         """The agent that performs the hub's tasks on this node."""
@@ -127,7 +144,7 @@ def open_node(
     authority = (folder / config.authority).read_bytes()
     hub = HttpHub(config.hub, name=config.name, key=key, authority=authority)
     state = private_folder(folder / config.state)
-    vault = SealedVault(state / "node.sqlite", secret(config.state_key, folder, os.environ))
+    vault = _vault(folder, config)
     approvals = Approvals(
         config.name,
         key=key,
@@ -149,6 +166,7 @@ def open_node(
         clock=SystemClock(),
         entropy=SystemEntropy(),
     )
+    budgets = _budgets(folder, config, vault)
     participant = Participant(
         config.name,
         approvals=approvals,
@@ -158,9 +176,20 @@ def open_node(
         source=lambda _: open_records(folder, config),
         worker=start_worker or (lambda plan, table, package: _worker(config, plan, table, package)),
         membership=membership,
+        safeguard=Safeguard(_noise_key(folder, config), ledger=budgets, software=_software()),
         progress=progress,
     )
-    return Node(config, hub, vault, approvals, participant, membership)
+    return Node(config, hub, vault, approvals, participant, membership, budgets)
+
+
+def open_budgets(folder: Path) -> Budgets:
+    """The privacy budgets of a node's records, without the rest of the node.
+
+    Raises:
+        ConfigError: A setting or key is missing or wrong.
+    """
+    config = load_config(folder)
+    return _budgets(folder, config, _vault(folder, config))
 
 
 def own_model(folder: Path, node: Node, study: StudyId) -> bytes:
@@ -172,6 +201,27 @@ def own_model(folder: Path, node: Node, study: StudyId) -> bytes:
         if arrays := personal_model(plan, last_memory(models, run)):
             return tensors.pack(arrays, tuple(msgspec.structs.replace(spec, dtype="float32") for spec in plan.manifest))
     return b""
+
+
+def _vault(folder: Path, config: NodeConfig) -> SealedVault:
+    return SealedVault(
+        private_folder(folder / config.state) / "node.sqlite", secret(config.state_key, folder, os.environ)
+    )
+
+
+def _noise_key(folder: Path, config: NodeConfig) -> bytes:
+    """From which all coins and noise of private plans follow: made of the key that seals the node's state."""
+    return noising.derive(secret(config.state_key, folder, os.environ), "a node's noise", config.name, config.dataset)
+
+
+def _software() -> str:
+    """What computes here: another version might round otherwise, and so must not draw the same noise."""
+    names = ("wardround", "torch", "numpy")
+    return " ".join(f"{name} {metadata.version(name)}" for name in names if importlib.util.find_spec(name))
+
+
+def _budgets(folder: Path, config: NodeConfig, vault: SealedVault) -> Budgets:
+    return Budgets(config.dataset, vault=vault, clock=SystemClock(), anchor=BudgetAnchor(folder / config.state))
 
 
 def _officers(config: NodeConfig) -> tuple[bytes, ...]:

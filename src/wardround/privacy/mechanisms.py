@@ -23,7 +23,17 @@ import msgspec
 
 from wardround.errors import CodecError
 
-__all__ = ["MAX_STEPS", "Gaussian", "Laplace", "Mechanism", "Relation", "SampledGaussian", "assumptions", "check"]
+__all__ = [
+    "MAX_STEPS",
+    "Gaussian",
+    "Laplace",
+    "Mechanism",
+    "Relation",
+    "SampledGaussian",
+    "assumptions",
+    "check",
+    "sampling",
+]
 
 MAX_STEPS = 10_000_000
 Relation: TypeAlias = Literal["add-or-remove"]
@@ -69,9 +79,13 @@ def check(mechanism: Mechanism) -> None:
         raise CodecError("a sampling rate lies above 0 and at most at 1")
 
 
+def sampling(mechanism: Mechanism) -> str:
+    """What a cost assumes about who takes part, in words for whoever reads its number."""
+    if isinstance(mechanism, SampledGaussian):
+        return f"each patient is drawn into a step by an own secret coin of {mechanism.sampling_rate:g}"
+    return "all take part each time"
+
+
 def assumptions(mechanism: Mechanism) -> str:
     """What a guarantee rests on, in words for whoever reads its number."""
-    words = "neighbours differ in one patient at one site, added or removed"
-    if isinstance(mechanism, SampledGaussian):
-        words += f"; each patient is drawn into a step by an own secret coin of {mechanism.sampling_rate:g}"
-    return words
+    return f"neighbours differ in one patient at one site, added or removed; {sampling(mechanism)}"

@@ -28,8 +28,9 @@ from wardround.codec.tensors import Manifest
 from wardround.crypto import signing
 from wardround.errors import CodecError
 from wardround.ids import Digest, SiteId, StudyId, digest_name, site_id
-from wardround.protocol import learning
+from wardround.protocol import learning, private
 from wardround.protocol.learning import Asynchronous, Local, Optimizer, ServerRule, Training
+from wardround.protocol.private import Privacy
 from wardround.secagg.terms import LEAST_MEMBERS
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Normalization",
     "Optimizer",
     "Plan",
+    "Privacy",
     "Screening",
     "SecureAggregation",
     "ServerRule",
@@ -169,7 +171,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     `summaries` are computed once, in the first round, and `analyses` in rounds of their own before training; both only
     under secure aggregation. With analyses, training may have no rounds at all. `appraisal` says what the last
-    evaluation shows beside metrics; subgroups only under secure aggregation.
+    evaluation shows beside metrics; subgroups only under secure aggregation. With `privacy` all that leaves a site
+    is noised.
     """
 
     format: Literal["wardround-plan/1"] = "wardround-plan/1"
@@ -191,6 +194,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     summaries: tuple[Summary, ...] = ()
     analyses: tuple[Analysis, ...] = ()
     appraisal: Appraisal | None = None
+    privacy: Privacy | None = None
     expires: int
     seed: int = 0
 
@@ -227,6 +231,8 @@ def check(plan: Plan) -> None:
     _check_findings(plan)
     if plan.secure is not None:
         _check_secure(plan, plan.secure)
+    if plan.privacy is not None:
+        private.check(plan, plan.privacy)
     if isinstance(plan.model, CodePackage):
         digest_name(plan.model.package.digest)
         module, colon, function = plan.model.factory.partition(":")

@@ -9,6 +9,8 @@ import msgspec
 from wardround import analysis
 from wardround.errors import PolicyError
 from wardround.ids import Digest, SiteId
+from wardround.privacy import mechanisms
+from wardround.protocol import private
 from wardround.protocol.plan import CodePackage, Plan
 
 __all__ = ["SitePolicy", "check", "explain", "refusals"]
@@ -19,13 +21,16 @@ class SitePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Sizes are in bytes, times in seconds; `max_records` caps the number of records that the site claims
     as its weight, and `min_participants` the smallest crowd that its update may hide in. With
-    `secure_only` no study runs here whose updates or statistics the hub could see one by one.
+    `secure_only` no study runs here whose updates or statistics the hub could see one by one, with `private_only`
+    none without differential privacy, and only with `hub_noise` one whose noise the hub is trusted to add.
     """
 
     researchers: tuple[SiteId, ...] = ()
     code_digests: tuple[Digest, ...] = ()
     min_participants: int = 2
     secure_only: bool = False
+    private_only: bool = False
+    hub_noise: bool = False
     min_records: int = 10
     max_records: int = 10_000_000
     max_rounds: int = 10_000
@@ -47,6 +52,10 @@ def refusals(policy: SitePolicy, plan: Plan, site: SiteId, now: float) -> list[s
         reasons.append(f"this site's policy does not allow the study code {plan.model.package.digest[:16]}…")
     if policy.secure_only and (plan.secure is None or plan.secure.site_metrics):
         reasons.append("this site's policy asks for secure aggregation of everything that leaves, and the plan has not")
+    if policy.private_only and plan.privacy is None:
+        reasons.append("this site's policy asks for differential privacy, and the plan has no [privacy] section")
+    if plan.privacy is not None and plan.privacy.noise == "central" and not policy.hub_noise:
+        reasons.append("the plan trusts the hub to add the noise, and this site's policy does not (hub_noise)")
     bounds = (
         ("participants", plan.min_participants, ">=", policy.min_participants),
         ("rounds", plan.training.rounds, "<=", policy.max_rounds),
@@ -88,11 +97,20 @@ def explain(plan: Plan) -> list[str]:
     return [
         f"{plan.title}: {plan.purpose} (legal basis: {plan.legal_basis}). The researcher is {plan.researcher}.",
         f"It reads {len(data.columns)} columns: {columns}; and learns {data.label.name!r} ({data.label.outcome}).",
+        *(
+            [
+                f"One patient may have several records, told apart by the column {data.patient!r}; "  # noqa: ISC004
+                "the identifiers do not leave the process that reads the records."
+            ]
+            if data.patient
+            else []
+        ),
         *([code] if training.rounds else ["It trains no model."]),
         f"{sites}: {', '.join(plan.participants)}.",
         *([f"In each of {training.rounds} rounds this site does {work}.", *_learning(plan)] if training.rounds else []),
         *(_aggregating(plan) if training.rounds else []),
         *_leaving(plan, standardize=standardize),
+        *_private(plan),
         f"One round may use {plan.limits.worker_seconds:g} s and {memory:.1f} GiB here. "  # noqa: ISC004
         f"A site with fewer than {data.min_records} records takes no part.",
     ]
@@ -151,6 +169,26 @@ def _aggregating(plan: Plan) -> list[str]:
     return words
 
 
+def _private(plan: Plan) -> list[str]:
+    """What differential privacy hides, how well, and what it does not."""
+    privacy = plan.privacy
+    if privacy is None:
+        return []
+    whom, whose = ("any one patient", "patients") if privacy.unit == "patient" else ("this site as a whole", "sites")
+    where = {
+        "local": "Noise is added here, before anything leaves.",
+        "shared": f"Each site adds a part of the noise; it is whole even where {privacy.colluding} sites tell theirs.",
+        "central": "The hub is trusted to add the noise: its operator sees what leaves this site without any.",
+    }[privacy.noise]
+    assumed = "; ".join(dict.fromkeys(mechanisms.sampling(one) for one in private.composed(plan)))
+    return [
+        f"Differential privacy hides {whom}: epsilon {private.epsilon(plan):.3g} at delta {privacy.delta:g} for the "  # noqa: ISC004
+        f"whole study (neighbours: one of the {whose}, replaced by zeros; {assumed}). {where}",
+        f"This is charged to this site's privacy budget for {whose}. How many {whose} there are is not hidden, "  # noqa: ISC004
+        "and who is treated at several sites has the sum of their epsilons.",
+    ]
+
+
 def _leaving(plan: Plan, *, standardize: bool) -> list[str]:
     """What leaves the site, and who can see it."""
     secure = plan.secure
@@ -174,12 +212,17 @@ def _leaving(plan: Plan, *, standardize: bool) -> list[str]:
             f"The sites' keys are those of roster {secure.roster[:16]}…; the sums are not noised.",
         ]
     left = f"{sums}In each round {update}, and metrics on held-out records leave the site. No record leaves it."
+    if plan.privacy is not None and not plan.privacy.evaluation_noise:
+        left = left.replace(", and metrics on held-out records leave", " leave").replace(
+            "the number of", "and the number of"
+        )
     if secure is None:
-        return [left, "The update is not masked or noised in this version: the hub's operator can see it."]
+        noised = "and has no noise" if plan.privacy is None else "but has noise as said below"
+        return [left, f"The update is not masked, {noised}: the hub's operator can see it."]
     metrics = "The metrics are seen per site. " if secure.site_metrics else ""
     return [
         left,
         f"All of it is masked: the hub sees only sums over at least {plan.min_participants} sites. {metrics}"  # noqa: ISC004
         f"The sites' keys are those of roster {secure.roster[:16]}…; at most {secure.max_weight:,} records count.",
-        "The sum is not noised in this version: it can still tell something about who is in it.",
+        *([] if plan.privacy else ["The sum has no noise: it can still tell something about who is in it."]),
     ]

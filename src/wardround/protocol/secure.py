@@ -30,8 +30,9 @@ from wardround.clinical.contract import METRICS, DataContract
 from wardround.codec import fixedpoint
 from wardround.codec.fixedpoint import Encoding
 from wardround.ids import Digest, RunId, SiteId, StudyId
+from wardround.protocol import private
 from wardround.protocol.messages import Evaluation, Kind
-from wardround.protocol.plan import BlobRef, Plan
+from wardround.protocol.plan import BlobRef, Plan, SecureAggregation
 from wardround.secagg.terms import Crowd, Section, Terms, signature_threshold
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
 
 EPOCH_SECONDS = 86_400
 _LARGEST_METRIC = 2.0**20
+_NOISE_ROOM = 16.0
 
 
 class SecureTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,6 +65,7 @@ class SecureTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     site_metrics: bool
     sections: dict[str, tuple[Section, ...]]
     group_size: int = 0
+    deviation: float = 0.0
 
 
 def secure_terms(plan: Plan) -> SecureTerms | None:
@@ -84,12 +87,14 @@ def secure_terms(plan: Plan) -> SecureTerms | None:
         kind: (Section("sums", 64, fixedpoint.DIGITS * count),) for kind, count in sums.items() if count
     }
     sections["train"] = (Section("update", 32, sent), *sections["train"])
+    rule = _encoding(plan, secure)
     return SecureTerms(
         roster=secure.roster,
         minimum=plan.min_participants,
-        capacity=len(plan.participants),
-        clip=secure.clip,
-        max_weight=min(secure.max_weight, plan.limits.max_records),
+        capacity=rule.capacity,
+        clip=rule.clip,
+        max_weight=rule.max_weight,
+        deviation=_deviation(plan, rule, sent),
         stage_seconds=secure.stage_seconds,
         site_metrics=secure.site_metrics,
         group_size=secure.group_size,
@@ -137,7 +142,33 @@ def cohort_terms(
         clip=secure.clip,
         max_weight=secure.max_weight,
         crowd=crowd,
+        deviation=secure.deviation if secure.deviation and kind == "train" else UNSET,
     )
+
+
+def _encoding(plan: Plan, secure: SecureAggregation) -> Encoding:
+    """How updates become integers; with shared noise, half of the range is left for that.
+
+    One patient, or site, moves the weighted sum by `private.sensitivity`, which bounds each coordinate too; so much is
+    ``limit / max_weight`` integers. Twelve standard deviations of the sum of all noise fit into the half that is left.
+    """
+    sites, weight = len(plan.participants), min(secure.max_weight, plan.limits.max_records)
+    if plan.privacy is None or plan.privacy.noise != "shared" or not plan.training.rounds:
+        return Encoding(sites, secure.clip, weight)
+    return Encoding(
+        2 * sites, private.sensitivity(plan), max(weight, math.ceil(_NOISE_ROOM * plan.privacy.noise_multiplier))
+    )
+
+
+def _deviation(plan: Plan, rule: Encoding, columns: int) -> float:
+    """Standard deviation of the noise that each site adds to its integers; 0 without shared noise.
+
+    Rounding moves each of the columns of two neighbours apart by at most one more, whatever their random words.
+    """
+    if plan.privacy is None or plan.privacy.noise != "shared" or not plan.training.rounds:
+        return 0.0
+    moved = rule.limit / rule.max_weight + math.sqrt(columns)
+    return plan.privacy.noise_multiplier * moved / math.sqrt(private.honest_share(plan))
 
 
 def epoch_of(now: float) -> int:

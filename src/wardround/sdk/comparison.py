@@ -164,11 +164,14 @@ def _packed(plan: Plan, arrays: Mapping[str, object]) -> bytes:
 
 def _joined(tables: list[StudyTable]) -> StudyTable:
     records = sum(len(table.labels) for table in tables)
+    starts = np.cumsum([0, *(int(table.patients.max(initial=-1)) + 1 for table in tables)])
+    patients = [table.patients + start for table, start in zip(tables, starts, strict=False)]
     return StudyTable(
         np.concatenate([table.features for table in tables]),
         np.concatenate([table.labels for table in tables]),
         np.concatenate([table.held_out for table in tables]),
         LoadReport(records, records, 0),
+        np.concatenate(patients).astype(np.int32),
     )
 
 

@@ -9,11 +9,18 @@ Advice is plain words from simple rules, each with the figure that it rests on:
 """
 
 import json
+import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from wardround.protocol.plan import Plan
+import msgspec
+
+from wardround.errors import ConfigError
+from wardround.privacy import accounting, mechanisms, rdp
+from wardround.protocol import private
+from wardround.protocol.plan import Plan, Privacy
 from wardround.sdk.findings import analysis_results
 
 __all__ = ["evidence"]
@@ -37,9 +44,12 @@ def evidence(plan: Plan, events: Sequence[Event], findings: Mapping[str, bytes])
     Returns:
         `sites`: for each whose own figures are known its last `metrics` (value, low, high), `personal` and `divergence`
         by round; `pooled`: the same over all sites, where only that is known; `appraisal`, `analyses`, `summaries`,
-        where the plan asked for them; `advice`: sentences.
+        where the plan asked for them; `privacy`, in a private plan: what each site has spent at most; `advice`:
+        sentences.
     """
     found: dict[str, Any] = {"title": plan.title, "sites": _sites(events), "pooled": _pooled(events)}
+    if plan.privacy is not None:
+        found["privacy"] = _privacy(plan, plan.privacy, events)
     for name in ("appraisal", "summaries"):
         if name in findings:
             found[name] = json.loads(findings[name])
@@ -47,6 +57,36 @@ def evidence(plan: Plan, events: Sequence[Event], findings: Mapping[str, bytes])
         found["analyses"] = json.loads(analysis_results(plan, findings["analyses"]))
     found["advice"] = [*_own_models(found["sites"]), *_directions(found["sites"])]
     return found
+
+
+def _privacy(plan: Plan, privacy: Privacy, events: Sequence[Event]) -> dict[str, Any]:
+    """What the rounds that took place cost each site at most, and on what that rests."""
+    opened = Counter(event["kind"] for event in events if event["event"] == "round-opened")
+    uses = private.uses(plan)
+    done = [
+        msgspec.structs.replace(one, steps=one.steps * min(opened[kind], count))
+        for kind, (one, count) in uses.items()
+        if opened[kind]
+    ]
+    costs = [rdp.cost(one) for one in done]
+    totals = [math.fsum(parts) for parts in zip(*costs, strict=True)] if costs else [0.0] * len(rdp.ORDERS)
+    try:
+        tight: float | None = accounting.tight_epsilon(done, privacy.delta) if done else 0.0
+    except ConfigError:
+        tight = None
+    return {
+        "unit": privacy.unit,
+        "noise": privacy.noise,
+        "delta": privacy.delta,
+        "epsilon": rdp.epsilon(totals, privacy.delta) if done else 0.0,
+        "tight_epsilon": tight,
+        "planned_epsilon": private.epsilon(plan),
+        "relation": f"one {privacy.unit}, replaced by zeros; how many there are is not hidden",
+        "mechanisms": [
+            {"kind": kind, "rounds": opened[kind], **msgspec.to_builtins(one), "sampling": mechanisms.sampling(one)}
+            for kind, (one, _) in uses.items()
+        ],
+    }
 
 
 def _sites(events: Iterable[Event]) -> dict[str, dict[str, Any]]:

@@ -51,6 +51,8 @@ def predict(
         if standardization:
             sums = tensors.unpack(standardization, statistics_manifest(plan.data))
             features = scaling.apply(features, *scaling.mean_and_std(sums))
+        elif plan.data.scaling == "bounds":
+            features = scaling.apply(features, *map(np.array, data_contract.range_scaling(plan.data)))
         inputs = torch.from_numpy(np.nan_to_num(features)).to(next(iter(models.arrays(module).values())).dtype)
         result: npt.NDArray[np.float32] = module.eval()(inputs).float().numpy()
     return result.reshape((len(features),) if outputs == 1 else (len(features), outputs))

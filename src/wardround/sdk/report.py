@@ -79,12 +79,31 @@ def _evidence(found: Mapping[str, Any]) -> list[str]:
         return []
     sites = found["sites"]
     advice = "".join(f"<li>{html.escape(words)}</li>" for words in found["advice"])
-    parts = [f"<h2>Advice</h2><ul>{advice}</ul>" if advice else "", _comparison(found.get("comparison") or [])]
+    parts = [_privacy(found), f"<h2>Advice</h2><ul>{advice}</ul>" if advice else ""]
+    parts.append(_comparison(found.get("comparison") or []))
     if "appraisal" in found:
         parts += appraisal_page.sections(found["appraisal"], {name: site["metrics"] for name, site in sites.items()})
     parts += [_personal(sites), _divergence(sites)]
     parts += [_analysis(place, one) for place, one in enumerate(found.get("analyses", []), 1)]
     return [*parts, *(_summary(one) for one in found.get("summaries", []))]
+
+
+def _privacy(found: Mapping[str, Any]) -> str:
+    """What a private run cost each site, and the assumptions under which that is so."""
+    if (spent := found.get("privacy")) is None:
+        return '<p class="note">Nothing in this run had noise: it was not differentially private.</p>'
+    tight = "" if spent["tight_epsilon"] is None else f"; by privacy loss distributions {spent['tight_epsilon']:.3g}"
+    words = (
+        f"Each site spent at most epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} (Rényi{tight}), of the "
+        f"{spent['planned_epsilon']:.3g} that the plan allows. "
+        f"Neighbours: {spent['relation']}. Noise: {spent['noise']}."
+    )
+    rows = [
+        [one["kind"], one["rounds"], one["type"], str(one.get("noise_multiplier", one.get("scale"))), one["sampling"]]
+        for one in spent["mechanisms"]
+    ]
+    table = _table("What was spent on what", ["rounds of", "how many", "mechanism", "noise", "sampling"], rows)
+    return f"<h2>Privacy</h2><p>{html.escape(words)}</p>{table}"
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]]) -> str:

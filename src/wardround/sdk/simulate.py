@@ -20,6 +20,7 @@ from wardround.crypto import agreement, signing
 from wardround.errors import ConfigError
 from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId
 from wardround.ports import RecordSource, Worker
+from wardround.privacy import noising
 from wardround.protocol import messages
 from wardround.protocol import plan as plans
 from wardround.protocol.messages import (
@@ -44,6 +45,7 @@ from wardround.services.coordinator import Coordinator
 from wardround.services.membership import Membership
 from wardround.services.participant import Participant
 from wardround.services.rosters import Rosters
+from wardround.services.safeguard import Safeguard
 from wardround.services.studies import Studies
 from wardround.storage.memory import MemoryBlobs, MemoryEventLog, MemoryVault
 from wardround.storage.model_files import FolderModelFiles, last_memory
@@ -174,6 +176,7 @@ def simulate(
     *,
     attacks: Mapping[SiteId, Attack] | None = None,
     progress: Callable[[RunStatus], None] = lambda _: None,
+    noise_key: bytes = b"",
 ) -> Simulated:
     """Run a study over `sites` in this process.
 
@@ -183,6 +186,8 @@ def simulate(
         attacks: Sites that are hostile, and what they do: a name of `wardround.training.attacks.ATTACKS`. They
             know all honest updates of a round.
         progress: Told the run's state after every round.
+        noise_key: From which all noise of a private plan follows, so that it can be drawn again; left out, nobody can.
+            For benchmarks: noise that somebody can draw again protects nobody.
 
     Raises:
         ConfigError: `sites` are not the plan's participants, or an attack is of another site or has no such name.
@@ -204,6 +209,7 @@ def simulate(
         clock,
         plan_of=lambda name: studies.plan_of(name),  # noqa: PLW0108, made below
         rosters=rosters,
+        entropy=SystemEntropy(),
     )
     studies = Studies(log, blobs, clock, key_of=lambda name: keys[name].public_key(), coordinator=lambda: coordinator)
     for data in filter(None, (study.initial, study.package)):
@@ -215,13 +221,13 @@ def simulate(
     run = studies.state(study.id).runs[-1]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        participants = {}
+        participants, key = {}, noise_key or SystemEntropy().draw(32)
         declined: dict[str, str] = {}
         collusion = Collusion(plan, attacks)
         for site in sorted(plan.participants, key=lambda site: site in attacks):  # who listens comes last
             hub = _Direct(site, coordinator, studies, blobs)
             membership = _membership(site, hub, keys[site], agreement_keys[site], known)
-            made = _participant(site, plan, hub, folder / site, sites[site], membership, collusion, declined)
+            made = _participant(site, plan, hub, folder / site, sites[site], membership, collusion, declined, key)
             participants[site] = (hub, made)
             stack.callback(participants[site][1].close)
         _drive(run, coordinator, participants, progress)
@@ -300,6 +306,7 @@ def _participant(
     membership: Membership,
     collusion: Collusion,
     declined: dict[str, str],
+    noise_key: bytes,
 ) -> Participant:
     from wardround.training.inprocess import InProcessWorker
 
@@ -324,6 +331,7 @@ def _participant(
         source=lambda _: source,
         worker=worker,
         membership=membership,
+        safeguard=Safeguard(noising.derive(noise_key, site), ledger=None),
         progress=told,
     )
 

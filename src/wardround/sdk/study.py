@@ -28,6 +28,7 @@ from wardround.protocol.plan import (
     Limits,
     Normalization,
     Plan,
+    Privacy,
     Screening,
     SecureAggregation,
     Training,
@@ -69,6 +70,7 @@ class _StudyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     summaries: tuple[Summary, ...] = ()
     analyses: tuple[Analysis, ...] = ()
     appraisal: Appraisal | None = None
+    privacy: Privacy | None = None
     seed: int = 0
 
 
@@ -93,6 +95,7 @@ def declare(
     summaries: Sequence[Summary] = (),
     analyses: Sequence[Analysis] = (),
     appraisal: Appraisal | None = None,
+    privacy: Privacy | None = None,
     seed: int = 0,
 ) -> Study:
     """Declare a study.
@@ -118,6 +121,7 @@ def declare(
         appraisal: Calibration, decision curve, intervals and subgroups of the last model; subgroups only under secure
             aggregation.
         analyses: Regressions and survival curves from sums over all sites; only under secure aggregation.
+        privacy: Differential privacy: what is noised, and how much. Without it nothing is.
         seed: From which initial parameters and all shuffling follow.
 
     Raises:
@@ -143,6 +147,7 @@ def declare(
         summaries=tuple(summaries),
         analyses=tuple(analyses),
         appraisal=appraisal,
+        privacy=privacy,
         expires=expires,
         seed=seed,
     )

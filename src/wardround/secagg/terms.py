@@ -75,7 +75,8 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     `threshold` how many must sign the list of survivors. `epoch` numbers the days of the pair keys.
     `bases` are the model versions that the members trained from, `discounts` what their staleness
     leaves of their weight. `capacity`, `clip` and `max_weight` fix the encoding. With `crowd`, the members are
-    one of the groups that it is dealt into.
+    one of the groups that it is dealt into. `deviation` is the standard deviation of the noise that each member adds
+    to its integers.
     """
 
     format: Literal["wardround-cohort/1"] = "wardround-cohort/1"
@@ -98,6 +99,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     clip: float
     max_weight: int
     crowd: Crowd | UnsetType = UNSET
+    deviation: float | UnsetType = UNSET
 
 
 def check(terms: Terms) -> None:

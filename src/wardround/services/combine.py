@@ -17,9 +17,13 @@ from wardround.clinical import appraisal
 from wardround.clinical.appraisal import Appraisal
 from wardround.codec import canonical, tensors
 from wardround.codec.tensors import Manifest
+from wardround.crypto import noise
 from wardround.errors import LocalProtocolError, TensorMismatchError, WardroundError
 from wardround.ids import Digest, SiteId
-from wardround.ports import Blobs, Pool, Upload
+from wardround.ports import Blobs, Entropy, Pool, Upload
+from wardround.privacy import noising
+from wardround.privacy.noising import Grid, NoisySum
+from wardround.protocol import private
 from wardround.protocol.commands import Combined, Failed
 from wardround.protocol.events import UpdateAccepted
 from wardround.protocol.learning import Training
@@ -33,7 +37,9 @@ _LEAST_COUNT = 5
 __all__ = ["check_file", "combine", "failure"]
 
 
-def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Cohort] = ()) -> Combined:
+def combine(
+    run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Cohort] = (), entropy: Entropy | None = None
+) -> Combined:
     """Compute and store what the round that `run` is combining gives.
 
     Args:
@@ -42,6 +48,7 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Co
         blobs: Holds the contributors' updates; receives the result.
         pool: Does the work on chunks.
         cohorts: Where the plan asks for secure aggregation, the round's opened cohorts.
+        entropy: Where the plan asks for central noise, what that is drawn from.
 
     Returns:
         The command that records it, with nobody marked as present yet.
@@ -75,9 +82,11 @@ def combine(run: Run, plan: Plan, blobs: Blobs, pool: Pool, cohorts: Sequence[Co
             made = secure_sum.mean_updates(opened, run, plan, blobs, pool)
         else:
             made = updates.aggregate(run, plan, blobs, pool)
-        if made.means is not None:
+        if (means := made.means) is not None:
+            if plan.privacy is not None and plan.privacy.noise == "central":
+                means = _noised(means, plan, accepted, entropy)
             share = (_counted(run, cohorts) - len(made.set_aside)) / len(run.terms.sites)
-            model, server_state = _stepped(trained, run, plan, share, made.means, blobs)
+            model, server_state = _stepped(trained, run, plan, share, means, blobs)
         aside, norm, is_aggregated = made.set_aside, made.norm, made.means is not None
     elif plan.appraisal is not None:
         findings["appraisal"] = blobs.put(_appraised(plan, plan.appraisal, accepted, opened))
@@ -117,6 +126,20 @@ def _appraised(plan: Plan, asked: Appraisal, accepted: list[UpdateAccepted], ope
             given = event.evaluation.appraisal if event.evaluation else ()
             sums = [one + Fraction(other) for one, other in zip(sums, given, strict=True)]
     return canonical.encode(appraisal.results(asked, plan.data, sums, least_count=least))
+
+
+def _noised(
+    means: Iterator[npt.NDArray[np.float64]], plan: Plan, accepted: list[UpdateAccepted], entropy: Entropy | None
+) -> Iterator[npt.NDArray[np.float64]]:
+    """The mean of all updates with the plan's central noise on it: made anew each time, and seen once."""
+    if plan.privacy is None or entropy is None:
+        raise LocalProtocolError("the plan asks for noise at the hub, and this hub draws none")
+    weight, seed = sum(event.records for event in accepted), entropy.draw(noise.SEED_BYTES)
+    grid = Grid(private.sensitivity(plan), plan.privacy.noise_multiplier, tensors.columns(plan.manifest))
+    for place, chunk in enumerate(means):
+        summed = NoisySum(grid, len(chunk))
+        summed.add(chunk * weight)
+        yield summed.release(noising.derive(seed, "chunk", place)) / weight
 
 
 def failure(state: Run, error: WardroundError) -> Failed:

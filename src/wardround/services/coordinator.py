@@ -24,7 +24,7 @@ from wardround.errors import (
     UnavailableError,
 )
 from wardround.ids import CommandId, Digest, RunId, SiteId, study_of
-from wardround.ports import Blobs, Clock, EventLog, Pool
+from wardround.ports import Blobs, Clock, Entropy, EventLog, Pool
 from wardround.protocol import commands
 from wardround.protocol import events as happened
 from wardround.protocol import run as runs
@@ -58,7 +58,7 @@ _NOTHING = Receipt(CommandId(""), "accepted")
 class Coordinator:
     """All runs of one hub. Its methods may be called from several threads.
 
-    `plan_of` gives a study's verified plan; `changed` is called after every change with the run's state.
+    `plan_of` gives a study's verified plan, `changed` is told a run's state after every change, `entropy` is for noise.
     """
 
     def __init__(
@@ -71,9 +71,10 @@ class Coordinator:
         rosters: Rosters,
         changed: Callable[[Run], None] = lambda _: None,
         pool: Pool | None = None,
+        entropy: Entropy | None = None,
     ) -> None:
         self._log, self._blobs, self._clock, self._pool = log, blobs, clock, pool or Threads()
-        self._plan_of, self._rosters, self._changed = plan_of, rosters, changed
+        self._plan_of, self._rosters, self._changed, self._entropy = plan_of, rosters, changed, entropy
         self._run_blobs = RunBlobs(blobs, plan_of)
         self.cohorts = Cohorts(log, blobs, clock, key_of=rosters.key_of)
         self._lock = threading.RLock()
@@ -246,10 +247,9 @@ class Coordinator:
         if state.phase is not runs.Phase.COMBINING:
             return {}
         aside: dict[SiteId, str] = {}
-        digests = references(state) | self._updates(state)
-        cohorts = self.cohorts.states(state)
+        digests, cohorts = references(state) | self._updates(state), self.cohorts.states(state)
         try:
-            result = combine(state, self._plan_of(study_of(run)), self._blobs, self._pool, cohorts)
+            result = combine(state, self._plan_of(study_of(run)), self._blobs, self._pool, cohorts, self._entropy)
         except (CodecError, DigestMismatchError, ProtocolError) as error:  # the same inputs would fail again
             failed = failure(state, error)
             self._decide(run, lambda _: failed)

@@ -3,6 +3,7 @@
     trained update, float32 ──clip, weigh, round──▶ uint32 ──plus masks──▶ a file of the node's own ──▶ upload
     weight, metrics, sums   ──exact──────────────▶ uint64 ──plus masks──┘
 
+Where noise is shared, each site adds its part, a discrete Gaussian in whole numbers, before the masks.
 The update is read from the worker's file one piece at a time and nothing of it is kept: memory is one
 piece. Rounding is stochastic, from words that follow from the plan's seed, the round and the site, so that
 the same update gives the same integers after a crash; they need not be secret.
@@ -11,11 +12,14 @@ the same update gives the same integers after a crash; they need not be secret.
 import hashlib
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from wardround.codec import fixedpoint, tensors
+from wardround.crypto.noise import NoiseStream, Sampler, gaussian
 from wardround.crypto.prg import MaskStream
 from wardround.errors import LocalProtocolError
 from wardround.ports import Files
@@ -41,7 +45,13 @@ def weights_of(records: int, agreed: Terms, place: int) -> tuple[int, int]:
 
 
 def masked_pieces(
-    state: Member, plan: Plan, files: Files, update: int | None, sums: npt.NDArray[np.float64], weight: int
+    state: Member,
+    plan: Plan,
+    files: Files,
+    update: int | None,
+    sums: npt.NDArray[np.float64],
+    weight: int,
+    seed: bytes = b"",
 ) -> Iterator[memoryview]:
     """The masked vector of a member, section after section; a piece is valid until the next is asked for.
 
@@ -52,6 +62,7 @@ def masked_pieces(
         update: Descriptor of the trained update's file, or None where the cohort adds up no update.
         sums: float64, shape=(n,): what goes into the exact section.
         weight: This member's weight, 1 to the terms' `max_weight`.
+        seed: Where the terms ask for noise: 32 bytes that nobody else knows, for this vector alone.
 
     Raises:
         TensorMismatchError: A value is not finite.
@@ -63,7 +74,7 @@ def masked_pieces(
             for seeds in member.mask_seeds(state)
         )
         masks = MaskStream(plus, minus, bits=section.bits)
-        pieces = _sums(sums) if section.name == "sums" else _update(state, plan, files, update, weight)
+        pieces = _sums(sums) if section.name == "sums" else _update(state, plan, files, update, weight, seed)
         yield from _masked(pieces, masks, section)
 
 
@@ -84,7 +95,7 @@ def _sums(values: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.unsignedin
 
 
 def _update(
-    state: Member, plan: Plan, files: Files, update: int | None, weight: int
+    state: Member, plan: Plan, files: Files, update: int | None, weight: int, noise_seed: bytes
 ) -> Iterator[npt.NDArray[np.unsignedinteger]]:
     if update is None:
         raise LocalProtocolError("there is no update to mask")
@@ -93,6 +104,9 @@ def _update(
     seed = hashlib.sha256(f"wardround rounding 1\n{plan.seed}/{agreed.number}/{state.site}".encode()).digest()
     words = MaskStream([seed], [], bits=32)
     noise, out = (np.empty(PIECE, np.uint32) for _ in range(2))
+    sampler = _sampler(agreed)
+    noises = NoiseStream(noise_seed) if sampler else None
+    drawn = np.empty(PIECE if sampler else 0, np.int64)
     for start, stop in columns_sent(plan):
         size = dtype.itemsize
         for chunk in files.chunks(update, head + size * start, head + size * stop, size * PIECE):
@@ -100,4 +114,13 @@ def _update(
             noise[: values.size] = 0
             words.apply(noise[: values.size])
             fixedpoint.encode(values, weight, noise[: values.size], out[: values.size], rule)
+            if sampler is not None and noises is not None:
+                sampler.draw(noises, drawn[: values.size])
+                np.add(out[: values.size].view(np.int32), drawn[: values.size], out=drawn[: values.size])
+                out[: values.size].view(np.int32)[...] = drawn[: values.size]
             yield out[: values.size]
+
+
+def _sampler(agreed: Terms) -> Sampler | None:
+    """The noise that these terms ask of each member."""
+    return None if agreed.deviation is UNSET else gaussian(Fraction(agreed.deviation) ** 2)

@@ -6,19 +6,12 @@ What leaves the site is built here and nowhere else: sums of columns, updates, n
 metrics, and, where the site takes no part, the code of the reason.
 """
 
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from wardround import analysis
-from wardround.aggregation import standardization
-from wardround.clinical import contract as data_contract
-from wardround.clinical import summaries
 from wardround.clinical.table import StudyTable
 from wardround.codec import canonical, tensors
 from wardround.errors import (
@@ -29,13 +22,12 @@ from wardround.errors import (
     PeerProtocolError,
     PolicyError,
     ProtocolError,
-    TooFewRecordsError,
     TrainingError,
     UnavailableError,
     WardroundError,
 )
 from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId, study_of
-from wardround.ports import Files, HubClient, RecordSource, Trained, Worker
+from wardround.ports import Files, HubClient, RecordSource, Worker
 from wardround.protocol.agenda import terms_of
 from wardround.protocol.messages import (
     INLINE_BYTES,
@@ -43,24 +35,20 @@ from wardround.protocol.messages import (
     CohortAnswer,
     CohortTask,
     Contribution,
-    Evaluation,
     PairTask,
     Receipt,
     Task,
 )
-from wardround.protocol.plan import BlobRef, CodePackage, Plan, SecureAggregation, statistics_manifest
+from wardround.protocol.plan import BlobRef, Plan, SecureAggregation, statistics_manifest
 from wardround.protocol.policy import SitePolicy
-from wardround.protocol.secure import evaluation_sums, statistics_values
 from wardround.secagg.messages import Agreements, Answer, Delivery, Invitation, Survivors, Unmaskable
 from wardround.secagg.terms import Terms
 from wardround.services.masking import masked_pieces, weights_of
 from wardround.services.membership import Membership, refusal
+from wardround.services.round_work import Held, Progress, RoundWork
+from wardround.services.safeguard import Safeguard
 
 __all__ = ["Participant", "Progress"]
-
-Progress = Callable[[str, Assignment], None]
-"""Told what is being done: "loading", "fetching", "training", "sending", "done", or "declined, " and why."""
-
 
 _REFUSED = "the hub refused this site's update; its node's log has the reason. Must act: the site's IT"
 
@@ -80,7 +68,8 @@ class Approved(Protocol):
 class Participant:
     """One site's part in runs; a run's records and worker stay with it until the run has ended.
 
-    `source` opens the site's records for a study, `worker` starts a run's worker process.
+    `source` opens the site's records for a study, `worker` starts a run's worker process, `safeguard` pays for what
+    private plans do.
     """
 
     def __init__(
@@ -94,15 +83,14 @@ class Participant:
         source: Callable[[Plan], RecordSource],
         worker: Callable[[Plan, StudyTable, bytes | None], Worker],
         membership: Membership | None = None,
+        safeguard: Safeguard,
         progress: Progress = lambda _what, _task: None,
     ) -> None:
         self._site, self._approvals, self._hub, self._files = site, approvals, hub, files
-        self._policy, self._source, self._worker, self._progress = policy, source, worker, progress
-        self._membership = membership
-        self._tables: dict[RunId, StudyTable] = {}
-        self._workers: dict[RunId, Worker] = {}
-        self._held: dict[RunId, _Held] = {}
-        self._lock = threading.Lock()
+        self._progress, self._membership = progress, membership
+        self._work = RoundWork(
+            hub=hub, files=files, policy=policy, source=source, worker=worker, safeguard=safeguard, progress=progress
+        )
 
     def perform(self, assignment: Assignment) -> Receipt:
         """Do what an assignment asks, as far as plan, approval and policy allow, and hand in the answer.
@@ -156,7 +144,8 @@ class Participant:
         self._progress("masking", task)
         whole, weight = weights_of(held.records, state.terms, state.terms.members.index(self._site))
         sums = np.concatenate([[float(whole)], held.sums]) if held.task.kind == "train" else held.sums
-        pieces = masked_pieces(state, plan, self._files, held.update, sums, weight)
+        seed = self._work.mask_seed(held, plan, weight)
+        pieces = masked_pieces(state, plan, self._files, held.update, sums, weight, seed)
         descriptor, ref = self._files.keep(task.run, pieces)
         answer = member.masked(task, state, ref.digest)
         if ref.size <= INLINE_BYTES:
@@ -165,7 +154,7 @@ class Participant:
         self._hub.upload(task.run, ref, descriptor)
         return answer, b""
 
-    def _holding(self, task: CohortTask, agreed: Terms, plan: Plan) -> "_Held":
+    def _holding(self, task: CohortTask, agreed: Terms, plan: Plan) -> Held:
         """What this site has for the cohort; made again where a crash has lost it."""
         base = BlobRef(agreed.bases[agreed.members.index(self._site)], plan.initial.size)
         size = tensors.file_bytes(statistics_manifest(plan.data))
@@ -173,47 +162,15 @@ class Participant:
         kind = terms_of(task.run, plan, ()).agenda[task.number - 1]
         number = self._member().trained(task, agreed, plan)
         again = Task(run=task.run, study=task.study, number=number, kind=kind, base=base, standardization=statistics)
-        held = self._held.get(task.run)
+        held = self._work.held.get(task.run)
         if held is None or held.task.number != number:
-            if plan.training.local.remembers or kind == "analysis":
+            is_learned = plan.privacy is not None and plan.privacy.clip_quantile > 0
+            if plan.training.local.remembers or is_learned or kind == "analysis":
                 raise PolicyError("this site's work of the round was lost in a crash, and cannot be made again")
-            return self._hold(again, plan)
+            return self._work.hold(again, plan)
         if (held.task.base.digest, held.task.standardization) != (again.base.digest, again.standardization):
             raise PeerProtocolError("the cohort's terms name another model than the one that this site worked from")
         return held
-
-    def _hold(self, task: Task, plan: Plan) -> "_Held":
-        """Do a task's work and hold what came of it, for a cohort."""
-        table = self._table(task, plan)
-        training = int(np.count_nonzero(~table.held_out))
-        records = min(training, plan.limits.max_records, self._policy.max_records)
-        if task.kind == "statistics":
-            numeric = data_contract.numeric_features(plan.data)
-            moments = statistics_values(standardization.site_sums(table.features[~table.held_out], numeric))
-            sums = np.concatenate([moments, summaries.site_sums(plan.summaries, table, plan.data)])
-            held = _Held(task, records, sums, None, None, 0.0)
-        elif task.kind == "analysis":
-            held = _Held(task, records, self._analysed(task, plan, table), None, None, 0.0)
-        else:
-            trained = self._trained(task, plan, table)
-            shown = trained.evaluation if plan.secure and plan.secure.site_metrics else None
-            own = trained.evaluation
-            sums = np.array(own.appraisal) if shown else np.append(evaluation_sums(own, plan), own.appraisal)
-            shown = msgspec.structs.replace(own, appraisal=()) if shown else None
-            weight = min(trained.records, records) or records
-            held = _Held(task, weight, sums, trained.update, shown, round(trained.seconds, 3))
-        self._held[task.run] = held
-        return held
-
-    def _analysed(self, task: Task, plan: Plan, table: StudyTable) -> npt.NDArray[np.float64]:
-        """This site's numbers for the plan's analyses, at what these have come to."""
-        if task.base.size > max(canonical.MAX_DOCUMENT_BYTES, plan.initial.size):
-            raise PeerProtocolError("the state of the analyses is larger than a document may be")
-        is_first = task.base.digest == plan.initial.digest
-        data = b"" if is_first else self._small(task.base, task.run, task.base_inline)
-        self._files.keep_only(task.run, frozenset({task.base.digest}))
-        known = analysis.states(plan.analyses, plan.data, data)
-        return analysis.site_sums(plan.analyses, known, table, plan.data)
 
     def _member(self) -> Membership:
         if self._membership is None:
@@ -249,33 +206,25 @@ class Participant:
 
     def end(self, run: RunId, *, is_over: bool = False) -> None:
         """Let go of a run's records and end its worker; where the run is over, of its cohorts' secrets too."""
-        with self._lock:
-            self._tables.pop(run, None)
-            self._held.pop(run, None)
-            worker = self._workers.pop(run, None)
+        self._work.end(run, is_over=is_over)
         self._files.keep_only(run, frozenset())
         if is_over:
             self._files.forget(run, but_the_last=True)
             if self._membership is not None:
                 self._membership.close(run)
-        if worker is not None:
-            worker.close()
 
     def close(self) -> None:
         """End every worker."""
-        for run in {*self._tables, *self._workers}:
+        for run in self._work.runs():
             self.end(run)
 
     def _contribution(self, task: Task) -> Contribution:
         plan = self._approvals.approved_plan(task.study)
         if plan.secure is not None:
             return self._readiness(task, plan, plan.secure)
-        table = self._table(task, plan)
-        training = int(np.count_nonzero(~table.held_out))
-        records = min(training, plan.limits.max_records, self._policy.max_records)
         if task.kind == "statistics":
-            return self._statistics(task, plan, table, records)
-        trained = self._trained(task, plan, table)
+            return self._statistics(task, plan)
+        records, trained = self._work.records(task, plan), self._work.trained(task, plan)
         update, inline = trained.ref, b""
         if trained.update is not None and update is not None:
             if update.size <= INLINE_BYTES:
@@ -291,101 +240,42 @@ class Participant:
             records=min(trained.records, records) or records,
             update=update,
             evaluation=trained.evaluation,
-            train_seconds=round(trained.seconds, 3),
+            train_seconds=_told(trained.seconds, plan),
             update_inline=inline,
         )
 
     def _readiness(self, task: Task, plan: Plan, secure: SecureAggregation) -> Contribution:
         """Do the work, hold it, and say only that this site is ready."""
         self._member().roster(secure.roster)
-        held = self._hold(task, plan)
+        held = self._work.hold(task, plan)
         return Contribution(
             command=CommandId(""),
             run=task.run,
             number=task.number,
             kind=task.kind,
             evaluation=held.shown,
-            train_seconds=held.seconds,
+            train_seconds=_told(held.seconds, plan),
             nonce=self._member().nonce(task.run, task.number),
         )
 
-    def _table(self, task: Task, plan: Plan) -> StudyTable:
-        if task.run not in self._tables:
-            self._progress("loading", task)
-            table = self._source(plan).load(plan.data)
-            needed = max(plan.data.min_records, self._policy.min_records)
-            if len(table.labels) < needed:
-                raise TooFewRecordsError(f"{len(table.labels)} usable records; the plan and this site need {needed}")
-            self._tables[task.run] = table
-        return self._tables[task.run]
-
-    def _statistics(self, task: Task, plan: Plan, table: StudyTable, records: int) -> Contribution:
-        numeric = data_contract.numeric_features(plan.data)
-        sums = standardization.site_sums(table.features[~table.held_out], numeric)
-        data = tensors.pack(sums, statistics_manifest(plan.data))
-        ref = BlobRef(canonical.digest(data), len(data))
-        inline = data if len(data) <= INLINE_BYTES else b""
-        if not inline:
+    def _statistics(self, task: Task, plan: Plan) -> Contribution:
+        data = self._work.statistics(task, plan)
+        if len(data) > INLINE_BYTES:
             raise CodecError("too many columns: the statistics do not fit into a message")
         return Contribution(
             command=CommandId(""),
             run=task.run,
             number=task.number,
             kind="statistics",
-            records=records,
-            update=ref,
-            update_inline=inline,
+            records=self._work.records(task, plan),
+            update=BlobRef(canonical.digest(data), len(data)),
+            update_inline=data,
         )
 
-    def _trained(self, task: Task, plan: Plan, table: StudyTable) -> Trained:
-        self._progress("fetching", task)
-        if task.base.size != plan.initial.size or (task.control and task.control.size > task.base.size * 2):
-            raise PeerProtocolError("the model that the hub names has another size than the plan's")
-        base = self._files.fetch(task.base, task.run, self._hub, task.base_inline)
-        keep = {task.base.digest}
-        statistics = b""
-        if task.standardization is not None:
-            statistics = self._small(task.standardization, task.run, task.standardization_inline)
-            tensors.unpack(statistics, statistics_manifest(plan.data))
-            keep.add(task.standardization.digest)
-        control = ""
-        if task.control is not None:
-            keep.add(task.control.digest)
-            control = self._files.fetch(task.control, task.run, self._hub, task.control_inline)
-        worker = self._resident(task, plan, table)
-        memory = worker.memory
-        if memory is not None:
-            self._files.recall(task.run, task.counted, memory)
-        self._progress("training", task)
-        trained = worker.perform(task.number, task.kind, base, statistics, control)
-        if memory is not None:
-            self._files.remember(task.run, task.number, memory)
-        self._files.keep_only(task.run, frozenset(keep))
-        return trained
 
-    def _resident(self, task: Task, plan: Plan, table: StudyTable) -> Worker:
-        if task.run not in self._workers:
-            package = None
-            if isinstance(plan.model, CodePackage):
-                package = self._small(plan.model.package, task.study, b"")
-            self._workers[task.run] = self._worker(plan, table, package)
-        return self._workers[task.run]
-
-    def _small(self, ref: BlobRef, scope: str, inline: bytes) -> bytes:
-        path = self._files.fetch(ref, scope, self._hub, inline)
-        return self._files.bytes_of(path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """What came of a round's work, until a cohort has added it up; `update` is the worker's file."""
-
-    task: Task
-    records: int
-    sums: npt.NDArray[np.float64]
-    update: int | None
-    shown: Evaluation | None
-    seconds: float
+def _told(seconds: float, plan: Plan) -> float:
+    """How long training took, where that may be told: it hangs on who was drawn into the steps."""
+    return round(seconds, 3) if plan.privacy is None else 0.0
 
 
 def _named(contribution: Contribution, site: SiteId) -> Contribution:

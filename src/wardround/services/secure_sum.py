@@ -23,6 +23,7 @@ from wardround.crypto.prg import MaskStream
 from wardround.errors import LocalProtocolError
 from wardround.ids import Digest
 from wardround.ports import Blobs, Pool
+from wardround.protocol import private_sums
 from wardround.protocol.messages import Evaluation
 from wardround.protocol.plan import Plan
 from wardround.protocol.run import Run
@@ -111,6 +112,8 @@ def open_sums(cohorts: Sequence[Cohort], plan: Plan, blobs: Blobs) -> OpenedSums
     found = tuple(groups)
     if not total:
         return OpenedSums(found)
+    if private_sums.is_private(plan, cohorts[0].terms.kind):
+        total = private_sums.decoded(plan, kind, total)
     if kind == "analysis":
         return OpenedSums(found, analyses=tuple(total))
     if kind != "statistics":

@@ -18,6 +18,7 @@ import itertools
 import re
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -230,7 +231,8 @@ def _packed(column: Sequence[object], *, number: bool) -> npt.NDArray[Any]:
     # Floats take an eighth of the memory of Python's numbers; codes stay as they are, to the last digit.
     if number and {type(cell) for cell in column} <= {int, float, type(None)}:
         return np.array(column, dtype=np.float64)
-    return np.fromiter(column, dtype=object, count=len(column))
+    texts = (str(cell) if isinstance(cell, uuid.UUID) else cell for cell in column)
+    return np.fromiter(texts, dtype=object, count=len(column))
 
 
 def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

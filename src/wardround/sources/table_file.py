@@ -145,14 +145,17 @@ def _bounded(batches: _Batches, columns: list[str], limit: int) -> pa.Table:
 def _cells(table: pa.Table, contract: DataContract, layout: Layout) -> dict[str, npt.NDArray[Any]]:
     numbers = tabulate.number_columns(contract) - {name for name, local in layout.columns.items() if local.values}
     tokens = pa.array(["", *layout.missing], pa.string())
-    return {name: _column(table[name], tokens, number=name in numbers) for name in table.column_names}
+    return {
+        name: _column(table[name], tokens, number=name in numbers, identifier=name == contract.patient)
+        for name in table.column_names
+    }
 
 
-def _column(column: pa.ChunkedArray, tokens: pa.Array, *, number: bool) -> npt.NDArray[Any]:
+def _column(column: pa.ChunkedArray, tokens: pa.Array, *, number: bool, identifier: bool) -> npt.NDArray[Any]:
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
-    if pa.types.is_temporal(column.type):
-        # An instant must not pass for a number, and is never spelled out.
+    if pa.types.is_temporal(column.type) and not identifier:
+        # An instant must not pass for a number, and is never spelled out. (As an identifier it is refused as it is.)
         column = pc.if_else(pc.is_null(column), None, "an instant")
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
         return _text_column(pc.cast(column, pa.large_string()), tokens, number=number)

@@ -285,6 +285,16 @@ class MemoryVault:
         """Store or replace a value."""
         self._values[name] = bytes(value)
 
+    def add(self, name: str, value: bytes) -> None:
+        """Store a value under a name that has none.
+
+        Raises:
+            ConflictError: There is a value of this name; it stays.
+        """
+        if name in self._values:
+            raise ConflictError("another writer was first: load again and decide again")
+        self._values[name] = bytes(value)
+
     def delete(self, name: str) -> None:
         """Forget a value, if there is one."""
         self._values.pop(name, None)

@@ -86,6 +86,18 @@ class SealedVault:
         with self._translated():
             self._connection.execute("INSERT OR REPLACE INTO sealed VALUES (?, ?)", (name, body))
 
+    def add(self, name: str, value: bytes) -> None:
+        """Store a value under a name that has none; it survives a crash when this returns.
+
+        Raises:
+            ConflictError: There is a value of this name, perhaps another process's; it stays.
+            StorageFullError: The disk is full.
+            UnavailableError: The file did not answer.
+        """
+        body = seal.seal(value, self._key, nonce=os.urandom(seal.NONCE_BYTES), context=name.encode())
+        with self._translated():
+            self._connection.execute("INSERT INTO sealed VALUES (?, ?)", (name, body))
+
     def delete(self, name: str) -> None:
         """Forget a value, if there is one.
 

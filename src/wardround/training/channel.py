@@ -58,11 +58,12 @@ class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="setup"
 
 
 class Perform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="perform"):
-    """One round's work."""
+    """One round's work; `seed` is what a private plan's noise and samples are drawn from."""
 
     number: int
     kind: Kind
     standardization: bytes
+    seed: bytes = b""
 
 
 class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ready"):
@@ -108,6 +109,7 @@ class Assignment:
         vector: The update's flat vector in the model's dtype, writable; its bytes leave the process.
         memory: float32, what the site remembers from round to round (`wardround.training.memory`), writable.
         package: The code package's bytes, unverified, or empty.
+        patients: int32 ``(records,)``, read-only: whose record it is, as in `clinical.table.StudyTable`.
     """
 
     plan: Plan
@@ -118,15 +120,25 @@ class Assignment:
     vector: npt.NDArray[np.floating]
     memory: npt.NDArray[np.float32]
     package: bytes
+    patients: npt.NDArray[np.int32]
 
 
 class Learner(Protocol):
     """What the worker process drives: a class that is made from an `Assignment`."""
 
-    def perform(self, number: int, kind: Kind, base: int, standardization: bytes, control: int | None = None) -> Done:
+    def perform(
+        self,
+        number: int,
+        kind: Kind,
+        base: int,
+        standardization: bytes,
+        control: int | None = None,
+        *,
+        seed: bytes = b"",
+    ) -> Done:
         """Evaluate the model in the open file `base`; when `kind` is "train", leave the update in the vector.
 
-        `control` is the open file of the hub's control variate, where there is one.
+        `control` is the open file of the hub's control variate, where there is one; `seed` is a private plan's.
         """
         ...
 

@@ -20,9 +20,18 @@ class Learner:
         self._vector = assignment.vector
         self._pattern = ((np.arange(_PIECE) % 7 - 3) / 1000).astype(np.float32)
 
-    def perform(self, number: int, kind: Kind, base: int, standardization: bytes, control: int | None = None) -> Done:
+    def perform(
+        self,
+        number: int,
+        kind: Kind,
+        base: int,
+        standardization: bytes,
+        control: int | None = None,
+        *,
+        seed: bytes = b"",
+    ) -> Done:
         """Fill the vector when `kind` is "train"; no metrics."""
-        del number, base, standardization, control
+        del number, base, standardization, control, seed
         if kind == "train":
             for start in range(0, len(self._vector), _PIECE):
                 piece = self._vector[start : start + _PIECE]

@@ -47,9 +47,11 @@ class HostileWorker:
         """See `wardround.ports.Worker`."""
         return self._inner.memory
 
-    def perform(self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "") -> Trained:
+    def perform(
+        self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "", *, seed: bytes = b""
+    ) -> Trained:
         """See `wardround.ports.Worker`."""
-        trained = self._inner.perform(number, kind, base, standardization, control)
+        trained = self._inner.perform(number, kind, base, standardization, control, seed=seed)
         if trained.update is None or trained.ref is None:
             return trained
         dtype = tensors.flat_dtype(self._collusion.plan.manifest)
@@ -62,14 +64,14 @@ class HostileWorker:
         if attack in get_args(DataAttack):
             return trained
         plan = self._collusion.plan
-        seed = [plan.seed, number, plan.participants.index(self._site)]
+        drawn = [plan.seed, number, plan.participants.index(self._site)]
         sent = attacks.hostile_update(
             attack,  # type: ignore[arg-type]
             own,
             self._collusion.honest if self._collusion.number == number else [],
             sites=len(plan.participants),
             hostile=len(self._collusion.attacks),
-            generator=np.random.default_rng(seed),  # noqa: TID251, the seed follows from the plan's
+            generator=np.random.default_rng(drawn),  # noqa: TID251, the seed follows from the plan's
         )
         data = self._head + sent.astype(dtype).tobytes()
         os.pwrite(trained.update, data, 0)
@@ -99,4 +101,4 @@ def hostile_table(table: StudyTable, attack: Attack, seed: int) -> StudyTable:
         target=1.0,
         generator=np.random.default_rng(seed),  # noqa: TID251, the seed is passed
     )
-    return StudyTable(features, labels, table.held_out, table.report)
+    return StudyTable(features, labels, table.held_out, table.report, table.patients)

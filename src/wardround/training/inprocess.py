@@ -16,6 +16,7 @@ from wardround.ids import SiteId
 from wardround.ports import Trained
 from wardround.protocol.messages import Evaluation, Kind
 from wardround.protocol.plan import BlobRef, Plan
+from wardround.training.bags import weight
 from wardround.training.channel import Assignment
 from wardround.training.learner import Learner
 from wardround.training.memory import memory_bytes
@@ -29,10 +30,12 @@ class InProcessWorker:
     def __init__(self, plan: Plan, site: SiteId, table: StudyTable, package: bytes | None) -> None:
         self._head = tensors.header(plan.manifest)
         self._vector = np.zeros(tensors.columns(plan.manifest), tensors.flat_dtype(plan.manifest))
-        self._training = int(np.count_nonzero(~table.held_out))
-        self._held_out = len(table.labels) - self._training
+        self._held_out = weight(plan, table.patients[table.held_out])
+        self._weight = weight(plan, table.patients[~table.held_out])
         self._memory, memory = _memory(memory_bytes(plan))
         self._update = os.memfd_create("update") if hasattr(os, "memfd_create") else _temporary()
+        patients = table.patients.view()
+        patients.flags.writeable = False
         self._learner = Learner(
             Assignment(
                 plan=plan,
@@ -43,6 +46,7 @@ class InProcessWorker:
                 vector=self._vector,
                 memory=memory,
                 package=package or b"",
+                patients=patients,
             )
         )
 
@@ -51,12 +55,14 @@ class InProcessWorker:
         """See `wardround.ports.Worker`."""
         return self._memory
 
-    def perform(self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "") -> Trained:
+    def perform(
+        self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "", *, seed: bytes = b""
+    ) -> Trained:
         """See `wardround.ports.Worker`."""
         started = time.perf_counter()
         files = [os.open(path, os.O_RDONLY) for path in (base, control) if path]
         try:
-            done = self._learner.perform(number, kind, files[0], standardization, *files[1:])
+            done = self._learner.perform(number, kind, files[0], standardization, *files[1:], seed=seed)
         finally:
             for file in files:
                 os.close(file)
@@ -65,12 +71,12 @@ class InProcessWorker:
         )
         seconds = time.perf_counter() - started
         if kind != "train":
-            return Trained(self._training, None, None, evaluation, seconds)
+            return Trained(self._weight, None, None, evaluation, seconds)
         tensors.check_finite(self._vector)
         data = self._head + self._vector.tobytes()
         os.pwrite(self._update, data, 0)
         ref = BlobRef(canonical.digest(data), len(data))
-        return Trained(self._training, self._update, ref, evaluation, seconds)
+        return Trained(self._weight, self._update, ref, evaluation, seconds)
 
     def close(self) -> None:
         """Let go of the update."""

@@ -17,13 +17,12 @@ and buffers that do not travel put back to their first value before each round.
 
 A batch never asks torch for more than forward, backward and one step (`wardround.training.optimizer`); what the
 plan's local algorithm does between them, and what is remembered from round to round, is in `wardround.training.local`.
-Where sites have models of their own, these are trained first, and in the same vector.
+Where sites have models of their own, these are trained first, and in the same vector. In a private plan the gradients
+are those of `wardround.training.private`, and nothing else of the records leaves the vector or the evaluation.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
 
 import msgspec
 import numpy as np
@@ -38,16 +37,19 @@ from wardround.ids import SiteId
 from wardround.protocol import plan as study_plan
 from wardround.protocol.learning import kept_columns
 from wardround.protocol.messages import Divergence, Kind
-from wardround.protocol.plan import CodePackage, Plan
+from wardround.protocol.plan import CodePackage, Plan, Privacy
 from wardround.training import local, metrics, models, optimizer, package
 from wardround.training.appraised import appraised
 from wardround.training.channel import Assignment, Done
+from wardround.training.flat import FlatModel, read
 from wardround.training.local import Memory
+from wardround.training.private import PrivateTraining, clip_update, private_metrics
 
 __all__ = ["Learner", "round_seeds"]
 
-_PIECE = 1 << 18
 _EVALUATION_BATCH = 512
+_Gradients = Callable[[torch.Tensor], Iterator[None]]
+"""Puts one step's gradient after another into a flat vector, and waits for the step."""
 
 
 def round_seeds(seed: int, site: SiteId, number: int) -> tuple[int, int]:
@@ -70,11 +72,11 @@ class Learner:
         torch.set_deterministic_debug_mode("error")
         self._assignment = assignment
         self._plan = assignment.plan
-        self._offset = len(tensors.header(self._plan.manifest))
         self._module = _module(assignment)
         if models.manifest_of(self._module) != self._plan.manifest:
             raise TensorMismatchError("the module's arrays are not those of the plan's manifest")
-        self._place_arrays()
+        self._arrays = FlatModel(self._module, self._plan, assignment.vector)
+        self._flat, self._params, self._runs = self._arrays.flat, self._arrays.params, self._arrays.runs
         travelling = {id(tensor) for tensor in models.arrays(self._module).values()}
         self._resting = [
             (tensor, tensor.clone())
@@ -83,6 +85,7 @@ class Learner:
         ]
         self._memory = Memory(self._plan, assignment.memory)
         self._kept = [slice(*place) for place in kept_columns(self._plan.training.local, self._plan.manifest)]
+        self._private = self._patients_apart()
         self._loss = models.loss_of(self._plan.data.label.outcome)
         self._labels = torch.from_numpy(assignment.labels[~assignment.held_out])
         self._held_out_labels = assignment.labels[assignment.held_out]
@@ -90,8 +93,19 @@ class Learner:
         self._predicted = np.empty((0, classes)[: 1 + (classes > 1)], np.float32)
         self._scale(b"")
 
-    def perform(self, number: int, kind: Kind, base: int, standardization: bytes, control: int | None = None) -> Done:
+    def perform(
+        self,
+        number: int,
+        kind: Kind,
+        base: int,
+        standardization: bytes,
+        control: int | None = None,
+        *,
+        seed: bytes = b"",
+    ) -> Done:
         """Evaluate the model in the open file `base`; when `kind` is "train", leave the update in the vector.
+
+        In a private plan `seed` is 32 bytes of the node's own, and the evaluation has noise or is empty.
 
         Raises:
             TensorMismatchError: `standardization` is not the contract's statistics.
@@ -99,13 +113,13 @@ class Learner:
         if standardization != self._scaled_by:
             self._scale(standardization)
         generator = self._begin(number, base)
-        evaluation, divergence, personal = self._evaluate(), self._diverged(), {}
+        evaluation, divergence, personal = self._measured(kind, seed), self._diverged(), {}
         predicted = self._predicted
         if self._memory.place("personal") is not None:
             personal = self._own_model(kind, generator)
             generator = self._begin(number, base)
         if kind == "train":
-            self._train_from(base, self._control(control), generator)
+            self._train_from(base, self._control(control), generator, seed)
         self._memory.keep()
         if kind != "evaluate" or self._plan.appraisal is None:
             return Done(evaluation, personal, divergence)
@@ -120,7 +134,7 @@ class Learner:
         torch.manual_seed(model_seed)
         for tensor, first in self._resting:
             tensor.copy_(first)
-        _read(base, self._assignment.vector.view(np.uint8).data, self._offset)
+        self._arrays.read(base)
         own = self._memory.place("kept")
         if own is not None and not self._memory.is_fresh:
             start = 0
@@ -155,22 +169,48 @@ class Learner:
         if kind == "train":
             towards = [anchor[run] for run in self._runs]
             self._train(
-                _batches(len(self._features), self._plan, generator),
+                self._plain(_batches(len(self._features), self._plan, generator)),
                 lambda gradients: local.draw(settings.personal, self._params, gradients, towards),
             )
         elif settings.finetune_epochs:
             tuned = msgspec.structs.replace(training, epochs=settings.finetune_epochs, steps=0)
             plan = msgspec.structs.replace(self._plan, training=tuned)
-            self._train(_batches(len(self._features), plan, generator))
-            self._collect()
+            self._train(self._plain(_batches(len(self._features), plan, generator)))
+            self._arrays.collect()
             found = self._evaluate()
-        self._collect()
+        self._arrays.collect()
         own.copy_(self._flat)
         return found
 
-    def _train_from(self, base: int, control: torch.Tensor | None, generator: torch.Generator) -> None:
+    def _patients_apart(self) -> PrivateTraining | None:
+        privacy = self._plan.privacy
+        if privacy is None or privacy.unit == "site" or not self._plan.training.rounds:
+            return None
+        patients = self._assignment.patients[~self._assignment.held_out]
+        width = self._assignment.features.shape[1]
+        return PrivateTraining(self._plan, self._module, self._arrays.trained, len(self._flat), patients, width)
+
+    def _measured(self, kind: Kind, seed: bytes) -> dict[str, float | None]:
+        """What may leave of how the model does."""
+        if self._plan.privacy is None:
+            return self._evaluate()
+        if kind == "evaluate" and self._plan.privacy.evaluation_noise:
+            self._evaluate()
+        held_out = self._assignment.held_out
+        return private_metrics(
+            self._plan,
+            self._held_out_labels[: len(self._predicted)],
+            self._predicted,
+            self._assignment.patients[held_out][: len(self._predicted)],
+            seed,
+        )
+
+    def _train_from(self, base: int, control: torch.Tensor | None, generator: torch.Generator, seed: bytes) -> None:
         """The round's training by the plan's algorithm: the update lies in the vector, the rest in the memory."""
-        settings, memory = self._plan.training.local, self._memory
+        settings, memory, privacy = self._plan.training.local, self._memory, self._plan.privacy
+        if self._private is not None and privacy is not None and privacy.noise != "local":
+            self._sum(self._private, seed)
+            return
         anchor = self._flat.clone() if settings.algorithm != "plain" else self._flat
         towards = [anchor[run] for run in self._runs]
         own = memory.place("control")
@@ -190,20 +230,19 @@ class Learner:
                 case _:
                     pass
 
-        steps = self._train(_batches(len(self._features), self._plan, generator), changed)
-        self._collect()
+        steps = self._train(self._gradients(generator, seed), changed)
+        self._arrays.collect()
         if own is not None:
             self._remember_control(anchor, hubs, steps)
         self._remember_kept()
-        self._subtract(base)
+        self._arrays.subtract(base)
         if settings.normalized_steps and steps:
             self._flat.mul_(settings.normalized_steps / local.effective_steps(self._plan.training, steps))
         for place in self._kept:
             self._flat[place] = 0.0
-        sent, before = memory.place("own"), memory.place("base")
-        if sent is not None and before is not None:
-            sent.copy_(self._flat)
-            self._read_base(base, before)
+        if privacy is not None:
+            self._make_private(privacy, seed)
+        self._remember_update(base)
 
     def _remember_control(self, anchor: torch.Tensor, hubs: list[torch.Tensor], steps: int) -> None:
         settings, rate = self._plan.training.local, self._plan.training.optimizer.learning_rate
@@ -222,6 +261,12 @@ class Learner:
         for stretch in self._kept:
             own[stretch] = 0.0  # the hub knows no control of what stays here
 
+    def _remember_update(self, base: int) -> None:
+        sent, before = self._memory.place("own"), self._memory.place("base")
+        if sent is not None and before is not None:
+            sent.copy_(self._flat)
+            self._arrays.copy_base(base, before)
+
     def _remember_kept(self) -> None:
         own, start = self._memory.place("kept"), 0
         if own is None:
@@ -237,41 +282,12 @@ class Learner:
             return None
         vector = np.zeros(len(self._flat), np.float32)
         if file is not None:
-            _read(file, vector.view(np.uint8).data, 0)
+            read(file, vector.view(np.uint8).data, 0)
         return torch.from_numpy(vector)
-
-    def _place_arrays(self) -> None:
-        flat = models.flat_tensor(self._assignment.vector)
-        self._views: dict[str, torch.Tensor] = {}
-        self._trained: list[tuple[torch.Tensor, slice]] = []
-        runs: list[list[int]] = []  # [start, stop) of neighbouring parameters, merged
-        start, local_names = 0, self._plan.training.local.kept
-        sent = self._plan.secure.arrays if self._plan.secure else ()
-        # An array that is neither sent nor the site's own rests: else what is sent would lean on what nobody has.
-        resting = {
-            spec.name
-            for spec in self._plan.manifest
-            if sent and spec.name not in sent and not any(fnmatchcase(spec.name, pattern) for pattern in local_names)
-        }
-        for name, tensor in models.arrays(self._module).items():
-            stop = start + tensor.numel()
-            tensor.data = self._views[name] = flat[start:stop].view(tensor.shape)
-            if name in resting:
-                tensor.requires_grad_(False)
-            if tensor.requires_grad:
-                self._trained.append((tensor, slice(start, stop)))
-                if runs and runs[-1][1] == start:
-                    runs[-1][1] = stop
-                else:
-                    runs.append([start, stop])
-            start = stop
-        self._flat, self._runs = flat, [slice(start, stop) for start, stop in runs]
-        self._params = [flat[run] for run in self._runs]
 
     def _scale(self, standardization: bytes) -> None:
         contract, held_out = self._plan.data, self._assignment.held_out
-        mean = np.zeros(data_contract.width(contract))
-        std = np.ones_like(mean)
+        mean, std = map(np.array, data_contract.range_scaling(contract))
         if standardization:
             sums = tensors.unpack(standardization, study_plan.statistics_manifest(contract))
             mean, std = scaling.mean_and_std(sums)
@@ -300,60 +316,60 @@ class Learner:
         self._predicted = predictions.reshape(shape)
         return metrics.evaluate(outcome, self._held_out_labels, self._predicted)
 
-    def _train(
-        self, batches: Iterator[torch.Tensor], changed: Callable[[list[torch.Tensor]], None] = lambda _: None
-    ) -> int:
+    def _sum(self, private: PrivateTraining, seed: bytes) -> None:
+        """Leave in the vector what one step is over this site's patients, for noise that is added elsewhere."""
+        update = torch.zeros_like(self._flat)
+        self._module.train()
+        private.sum_without_noise(self._features, self._labels, seed, update)
+        self._flat.copy_(update)
+
+    def _make_private(self, privacy: Privacy, seed: bytes) -> None:
+        """Leave nothing in the update that no noise covers."""
+        if privacy.unit == "site":
+            clip_update(self._flat, privacy, seed)
+        ends = [0, *[bound for run in self._runs for bound in (run.start, run.stop)], len(self._flat)]
+        for start, stop in zip(ends[::2], ends[1::2], strict=True):
+            self._flat[start:stop] = 0.0
+
+    def _gradients(self, generator: torch.Generator, seed: bytes) -> _Gradients:
+        if self._private is None:
+            return self._plain(_batches(len(self._features), self._plan, generator))
+        private, clip = self._private, self._memory.place("clip")
+        return lambda flat: private.steps(self._features, self._labels, seed, flat, clip)
+
+    def _plain(self, batches: Iterator[torch.Tensor]) -> _Gradients:
+        """Gradients of the mean loss of one batch after another."""
+
+        def fill(flat: torch.Tensor) -> Iterator[None]:
+            # Backward adds into a gradient that is there, so each parameter's is a view of the flat vector.
+            views = [(param, flat[place].view(param.shape)) for param, place in self._arrays.trained]
+            for param, gradient in views:
+                param.grad = gradient
+            for rows in batches:
+                for run in self._runs:
+                    flat[run].zero_()
+                torch.autograd.backward(self._loss(self._module(self._features[rows]).float(), self._labels[rows]))
+                for param, gradient in views:
+                    if param.grad is not gradient:  # study code put another tensor there, or took it away
+                        _ = gradient.zero_() if param.grad is None else gradient.copy_(param.grad)
+                        param.grad = gradient
+                yield
+            for param, _ in views:
+                param.grad = None
+
+        return fill
+
+    def _train(self, fill: _Gradients, changed: Callable[[list[torch.Tensor]], None] = lambda _: None) -> int:
         """Train in place; `changed` does to the gradients what the algorithm asks for. The number of steps."""
-        module, loss = self._module.train(), self._loss
-        # Backward adds into a gradient that is there, so each parameter's is a view of one flat vector.
+        self._module.train()
         flat = torch.zeros_like(self._flat)
-        views = [(param, flat[place].view(param.shape)) for param, place in self._trained]
-        for param, gradient in views:
-            param.grad = gradient
         gradients = [flat[run] for run in self._runs]
         step = optimizer.make(self._plan.training.optimizer, self._params, gradients)
         steps = 0
-        for steps, rows in enumerate(batches, 1):  # noqa: B007, counted
-            for run in gradients:
-                run.zero_()
-            torch.autograd.backward(loss(module(self._features[rows]).float(), self._labels[rows]))
-            for param, gradient in views:
-                if param.grad is not gradient:  # study code put another tensor there, or took it away
-                    _ = gradient.zero_() if param.grad is None else gradient.copy_(param.grad)
-                    param.grad = gradient
+        for steps, _ in enumerate(fill(flat), 1):  # noqa: B007, counted
             changed(gradients)
             step()
-        for param, _ in views:
-            param.grad = None
         return steps
-
-    def _collect(self) -> None:
-        # Study code may have put other tensors in place of the views; what they hold is the model all the same.
-        found = models.arrays(self._module)
-        if found.keys() != self._views.keys():
-            raise TensorMismatchError("training changed the module's arrays")
-        for name, view in self._views.items():
-            if found[name].shape != view.shape:
-                raise TensorMismatchError("training changed the shape of an array")
-            if found[name].data_ptr() != view.data_ptr():
-                view.copy_(found[name].detach())
-                found[name].data = view
-
-    def _read_base(self, base: int, target: torch.Tensor) -> None:
-        vector = self._assignment.vector
-        piece = np.empty(min(_PIECE, len(vector)), vector.dtype)
-        for start in range(0, len(vector), _PIECE):
-            part = piece[: len(vector) - start]
-            _read(base, part.view(np.uint8).data, self._offset + vector.itemsize * start)
-            target[start : start + len(part)] = models.flat_tensor(part)
-
-    def _subtract(self, base: int) -> None:
-        vector = self._assignment.vector
-        piece = np.empty(min(_PIECE, len(vector)), vector.dtype)
-        for start in range(0, len(vector), _PIECE):
-            part, before = vector[start : start + _PIECE], piece[: len(vector) - start]
-            _read(base, before.view(np.uint8).data, self._offset + vector.itemsize * start)
-            np.subtract(part, before, out=part)
 
 
 def _module(assignment: Assignment) -> nn.Module:
@@ -375,12 +391,3 @@ def _batches(records: int, plan: Plan, generator: torch.Generator) -> Iterator[t
         for start in range(0, min(records, steps * training.batch_size), training.batch_size):
             yield order[start : start + training.batch_size]
             steps -= 1
-
-
-def _read(file: int, target: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(target):
-        count = os.preadv(file, [target[done:]], offset + done)
-        if count == 0:
-            raise EOFError("the base's file is too short")
-        done += count

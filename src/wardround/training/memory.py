@@ -4,6 +4,7 @@ header      64 bytes; the first is 1 once there is something to remember
 kept        the arrays that stay at the site, one after another
 control     SCAFFOLD's control variate of the site or FedDyn's gradient, as long as the model
 personal    the site's own model
+clip        one number: the clipping norm that private training has come to
 own, base   the last update, and the model that it was trained from: for the divergence
 """
 
@@ -28,6 +29,7 @@ def layout(plan: Plan) -> dict[str, slice]:
         "kept": sum(stop - start for start, stop in kept_columns(local, plan.manifest)),
         "control": columns if local.algorithm in {"scaffold", "feddyn"} else 0,
         "personal": columns if local.is_personal else 0,
+        "clip": int(plan.privacy is not None and plan.privacy.clip_quantile > 0),
         "own": columns if local.divergence else 0,
         "base": columns if local.divergence else 0,
     }

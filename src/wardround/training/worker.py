@@ -53,6 +53,7 @@ from wardround.protocol.plan import BlobRef, CodePackage, Plan
 from wardround.training import channel as wire
 from wardround.training import metrics
 from wardround.training import package as code
+from wardround.training.bags import weight
 from wardround.training.channel import Answer, Done, Failed, Perform, Ready, Setup
 from wardround.training.memory import memory_bytes
 
@@ -99,8 +100,8 @@ class PytorchWorker:
         self._header = tensors.header(plan.manifest)
         self._size = tensors.file_bytes(plan.manifest)
         self._startup_seconds = startup_seconds
-        self._held_out = int(table.held_out.sum())
-        self._trained_on = len(table.held_out) - self._held_out
+        self._held_out = weight(plan, table.patients[table.held_out])
+        self._trained_on = weight(plan, table.patients[~table.held_out])
         self._setup = Setup(
             plan=plan,
             site=site,
@@ -114,7 +115,7 @@ class PytorchWorker:
             code.check_digest(package, plan.model.package)
         else:
             package = None
-        records = ((table.features, "<f4"), (table.labels, "<f4"), (table.held_out, "?"))
+        records = ((table.features, "<f4"), (table.labels, "<f4"), (table.patients, "<i4"), (table.held_out, "?"))
         self._inputs = [_sealed("records", [np.ascontiguousarray(*array).reshape(-1).view("B") for array in records])]
         if package is not None:
             self._inputs.append(_sealed("package", [np.frombuffer(package, "B")]))
@@ -131,7 +132,9 @@ class PytorchWorker:
         """See `wardround.ports.Worker`."""
         return self._memory if self._remembers else None
 
-    def perform(self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "") -> Trained:
+    def perform(
+        self, number: int, kind: Kind, base: str, standardization: bytes, control: str = "", *, seed: bytes = b""
+    ) -> Trained:
         """Evaluate the model in file `base`, then train from it when `kind` is "train".
 
         Raises:
@@ -148,7 +151,7 @@ class PytorchWorker:
             process = self._process or self._start()
             self._accept(process.ready())
             began = time.monotonic()
-            answer = process.ask(Perform(number, kind, standardization), files, self._plan.limits.worker_seconds)
+            answer = process.ask(Perform(number, kind, standardization, seed), files, self._plan.limits.worker_seconds)
             found = self._evaluation(self._accept(answer))
             ref = self._checked(process.update) if kind == "train" else None
         except BaseException:

@@ -35,6 +35,7 @@ import numpy.typing as npt
 
 from wardround import errors
 from wardround.clinical import contract as data_contract
+from wardround.clinical.table import check_patients
 from wardround.codec import tensors
 from wardround.errors import CodecError, CryptoError, TensorMismatchError
 from wardround.training import channel as wire
@@ -78,7 +79,12 @@ def _serve(channel: socket.socket, learner: Learner, seconds: float) -> None:
         try:
             base, *control = files
             done = learner.perform(
-                request.number, request.kind, base, request.standardization, control[0] if control else None
+                request.number,
+                request.kind,
+                base,
+                request.standardization,
+                control[0] if control else None,
+                seed=request.seed,
             )
             answer = msgspec.structs.replace(
                 done, metrics=_all_finite(done.metrics), personal=_all_finite(done.personal)
@@ -99,7 +105,9 @@ def _make(setup: Setup, files: list[int]) -> Learner:
     data = mmap.mmap(records, 0, access=mmap.ACCESS_READ)
     features = np.frombuffer(data, np.float32, count * width).reshape(count, width)
     labels = np.frombuffer(data, np.float32, count * setup.labels, 4 * count * width)
-    held_out = np.frombuffer(data, np.bool_, count, 4 * count * (width + setup.labels))
+    patients = np.frombuffer(data, np.int32, count, 4 * count * (width + setup.labels))
+    held_out = np.frombuffer(data, np.bool_, count, 4 * count * (width + setup.labels + 1))
+    check_patients(patients, count)
     assignment = Assignment(
         plan=plan,
         site=setup.site,
@@ -111,6 +119,7 @@ def _make(setup: Setup, files: list[int]) -> Learner:
         ),
         memory=_memory(memory, memories.memory_bytes(plan)),
         package=mmap.mmap(package[0], 0, access=mmap.ACCESS_READ)[:] if package else b"",
+        patients=patients,
     )
     for file in files:
         os.close(file)

@@ -24,6 +24,8 @@ STATUS = {
     "codec": 400,
     "codec/tensor-mismatch": 422,
     "policy": 403,
+    "policy/budget": 403,
+    "policy/ledger": 403,
 }
 
 

@@ -41,6 +41,15 @@ def test_the_default_policy_allows_an_ordinary_plan():
     policies.check(SitePolicy(), plan(), "berlin", NOW)
 
 
+def test_the_approver_reads_what_tells_patients_apart():
+    assert not any("several records" in line for line in policies.explain(plan()))
+    made = plan(data=msgspec.structs.replace(plan().data, patient="mrn"))
+    assert (
+        "One patient may have several records, told apart by the column 'mrn'; "
+        "the identifiers do not leave the process that reads the records."
+    ) in policies.explain(made)
+
+
 def test_a_site_that_the_plan_does_not_name_takes_no_part():
     assert refusals(site="espoo") == ["the plan does not name espoo"]
 

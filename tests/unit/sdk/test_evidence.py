@@ -3,11 +3,12 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from tests.unit.cli.test_simulate import SITES as CLI_SITES
 from tests.unit.cli.test_simulate import STUDY, place  # noqa: F401, a fixture
-from tests.unit.services.test_local_rounds import run, study
+from tests.unit.services.test_local_rounds import run, study, table
 
 from wardround.cli.main import wardround
 from wardround.protocol.plan import Local
@@ -101,6 +102,13 @@ def test_a_simulation_compares_models_and_writes_its_findings(place):  # noqa: F
 
 def score(value, low=None, high=None):
     return {"rmse": comparison.Score(value, low, high)}
+
+
+def test_patients_of_different_sites_stay_different_when_records_are_pooled():
+    one, other = table("angus", records=4), table("banff", records=2)
+    one.patients[:] = [0, 1, 0, 2]
+    assert comparison._joined([one, other]).patients.tolist() == [0, 1, 0, 2, 3, 4]
+    assert comparison._joined([one]).patients.dtype == np.int32
 
 
 def test_a_site_that_does_better_alone_is_named_with_what_its_records_can_tell():

@@ -74,13 +74,13 @@ def poison(monkeypatch, hostile):
 
     honest = masking.fixedpoint.encode
 
-    def pieces(state, plan, files, update, sums, weight):
+    def pieces(state, plan, files, update, sums, weight, seed):
         def encode(values, *rest):
             return honest(np.full_like(values, 8.0) if state.site == hostile else values, *rest)
 
         masking.fixedpoint.encode = encode
         try:
-            yield from masking.masked_pieces(state, plan, files, update, sums, weight)
+            yield from masking.masked_pieces(state, plan, files, update, sums, weight, seed)
         finally:
             masking.fixedpoint.encode = honest
 

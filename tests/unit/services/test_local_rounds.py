@@ -191,7 +191,7 @@ def secure_run_with_a_crash(local, monkeypatch):
         step = getattr(task, "step", None)
         if self._site == "dunbar" and isinstance(step, Delivery) and not lost:
             lost.append(task.number)
-            self._held.clear()
+            self._work.held.clear()
         return perform(self, task)
 
     monkeypatch.setattr(participant.Participant, "perform", crashing)
@@ -217,7 +217,7 @@ def test_a_site_that_lost_its_work_of_the_evaluation_keeps_its_own_model(monkeyp
 
     def crashing(self, task):
         if self._site == "dunbar" and isinstance(getattr(task, "step", None), Delivery) and task.number == 3:
-            self._held.clear()
+            self._work.held.clear()
         return perform(self, task)
 
     monkeypatch.setattr(participant.Participant, "perform", crashing)

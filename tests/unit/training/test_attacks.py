@@ -58,6 +58,14 @@ def test_records_are_changed_and_those_held_out_are_not():
     assert hostile_table(own, "sign-flip", 1) is own
 
 
+@pytest.mark.parametrize("attack", ["label-flip", "backdoor"])
+def test_a_hostile_site_s_records_stay_their_patients(attack):
+    plain = table("deeside")
+    patients = (np.arange(len(plain.labels)) // 2).astype(np.int32)
+    own = wardround.StudyTable(plain.features, plain.labels, plain.held_out, plain.report, patients)
+    assert np.array_equal(hostile_table(own, attack, 1).patients, patients)
+
+
 @pytest.mark.parametrize("attack", attacks.ATTACKS)
 def test_every_attack_reaches_the_model_of_a_simulated_run(attack):
     study = declared()

@@ -61,8 +61,11 @@ class Bench:
         self.vector = np.zeros(count, np.float32)
         self.memory = np.zeros(memory_bytes(plan) // 4, np.float32)
         self.learner = learner(
-            Assignment(plan, SiteId(site), self.features, self.labels, self.held_out, self.vector, self.memory, package)
-        )
+            Assignment(
+                plan, SiteId(site), self.features, self.labels, self.held_out, self.vector, self.memory, package,
+                np.arange(records, dtype=np.int32),
+            )
+        )  # fmt: skip
 
     def update(self, number=1, kind="train", standardization=b"", control=None):
         file = os.open(self.path, os.O_RDONLY)
@@ -306,7 +309,9 @@ def test_the_echo_fills_the_vector_with_its_pattern(size, kind):
     vector = np.full(size, 9, np.float32)
     empty = np.zeros(0, np.float32)
     learner = echo.Learner(
-        Assignment(plan_of(Training(rounds=1)), SiteId("a"), empty, empty, empty > 0, vector, empty, b"")
+        Assignment(
+            plan_of(Training(rounds=1)), SiteId("a"), empty, empty, empty > 0, vector, empty, b"", np.zeros(0, np.int32)
+        )
     )
     assert learner.perform(1, kind, -1, b"") == Done({})
     places = np.arange(size) % (1 << 18)

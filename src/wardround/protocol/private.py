@@ -1,0 +1,350 @@
+"""What a plan says about differential privacy, and which mechanisms that makes: accounted, reserved and reported.
+
+    unit      noise     where it is added                                  who must not be trusted
+    patient   local     to every step's gradient at the site               anybody outside the site
+    patient   shared    to each site's masked sum of gradients             the hub, and `colluding` sites
+    patient   central   to the sum of all sites' gradients, at the hub     whoever sees the model; the hub is trusted
+    site      any       to whole updates, each clipped to `clip`           as above
+
+Neighbours differ in one patient at one site (or in one site), whose contribution is replaced by zero: how many
+patients and sites there are is no secret. With "shared" and "central", a round is one step of the sum of gradients over
+all sites; every site adds ``1 / (min_participants - colluding)`` of the variance, so that the least cohort has all
+of it without them.
+
+    sampling    what is accounted                                           needs
+    poisson     sampled Gaussian, rate `sampling_rate`                      secret coins at the site
+    passes      Gaussian, once per pass of ``1 / sampling_rate`` batches    nothing: for sites that are always on
+
+References: `wardround.privacy.mechanisms`, `wardround.privacy.factorization`, and
+    Kairouz, Liu, Steinke. The Distributed Discrete Gaussian Mechanism. ICML 2021. arXiv:2102.06387.
+    Andrew et al. Differentially Private Learning with Adaptive Clipping. NeurIPS 2021. arXiv:1905.03871.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from wardround import analysis
+from wardround.analysis import Analysis, KaplanMeier, Quantiles
+from wardround.clinical.contract import DataContract, numeric_columns_without_bounds
+from wardround.codec.tensors import Manifest
+from wardround.errors import CodecError
+from wardround.privacy import factorization, mechanisms, rdp
+from wardround.privacy.mechanisms import Gaussian, Laplace, Mechanism, SampledGaussian
+from wardround.privacy.noising import Distribution
+from wardround.protocol.learning import Training
+
+__all__ = [
+    "METRICS",
+    "Privacy",
+    "batches_per_pass",
+    "check",
+    "clipped_share_noise",
+    "composed",
+    "epsilon",
+    "gradient_noise",
+    "honest_share",
+    "sensitivity",
+    "statistics_rounds",
+    "uses",
+]
+
+METRICS = {"binary": ("accuracy", "brier", "log_loss"), "multiclass": ("accuracy", "log_loss")}
+"""Metrics of which each patient's part is bounded, so that noise can cover it."""
+
+_MOST_NOISE = 1e4
+_LEAST_NOISE = 1e-3
+_MOST_RECORDS = 100_000
+_MOST_BAND = 1000
+_COUNT_SHARE = 5.0
+
+
+class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Differential privacy of a study.
+
+    Attributes:
+        delta: The delta of its guarantee; below one over the number of patients at every site.
+        unit: Whose part is hidden: one patient's at a site, or one site's whole.
+        noise: Where noise is added: at each site, shared by all sites under secure aggregation, or at the hub.
+        distribution: "laplace" is for sites' updates and for statistics; it bounds the first norm.
+        clip: The norm that a patient's gradient, or a site's update, is clipped to; with `clip_quantile` the first.
+        clip_quantile: The share of patients whose gradients the clipping norm shall leave whole; 0: it stays as it is.
+        noise_multiplier: The noise's standard deviation, or scale, over `clip`.
+        sampling: "poisson": each patient takes part in a step by an own secret coin. "passes": in turns.
+        sampling_rate: The share of patients in a step.
+        band: With "passes": over how many steps noise is correlated; 1: not at all.
+        patient_records: Of one patient at most so many records count in a step.
+        colluding: With "shared": how many sites may tell the hub what noise they added.
+        statistics_noise: Noise multiplier of each round of statistics and analyses; 0: there are none.
+        evaluation_noise: Noise multiplier of the last evaluation's metrics; 0: no metric leaves a site.
+    """
+
+    delta: float
+    unit: Literal["patient", "site"] = "patient"
+    noise: Literal["local", "shared", "central"] = "local"
+    distribution: Distribution = "gaussian"
+    clip: float = 1.0
+    clip_quantile: float = 0.0
+    noise_multiplier: float
+    sampling: Literal["poisson", "passes"] = "poisson"
+    sampling_rate: float = 1.0
+    band: int = 1
+    patient_records: int = 1
+    colluding: int = 0
+    statistics_noise: float = 0.0
+    evaluation_noise: float = 0.0
+
+
+class Plan(Protocol):
+    """What is needed of a `wardround.protocol.plan.Plan`, which is made of this module's `Privacy` itself."""
+
+    @property
+    def data(self) -> DataContract:
+        """The contract."""
+        ...
+
+    @property
+    def training(self) -> Training:
+        """Rounds and local work."""
+        ...
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model's arrays."""
+        ...
+
+    @property
+    def min_participants(self) -> int:
+        """The least cohort."""
+        ...
+
+    @property
+    def summaries(self) -> Sequence[object]:
+        """Counts, moments, histograms."""
+        ...
+
+    @property
+    def analyses(self) -> tuple[Analysis, ...]:
+        """Rounds of sums."""
+        ...
+
+    @property
+    def appraisal(self) -> object | None:
+        """Curves and intervals."""
+        ...
+
+    @property
+    def aggregation(self) -> Any:  # noqa: ANN401, the plan's own type
+        """How updates become one."""
+        ...
+
+    @property
+    def secure(self) -> Any:  # noqa: ANN401, the plan's own type
+        """Secure aggregation, or None."""
+        ...
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """What this module is about."""
+        ...
+
+
+def check(plan: Plan, privacy: Privacy) -> None:
+    """Refuse what could not be followed, or would let something leave without noise.
+
+    Raises:
+        CodecError: Says which setting.
+    """
+    _check_numbers(privacy)
+    _check_what_leaves(plan, privacy)
+    training = plan.training
+    if training.local.is_personal:
+        raise CodecError("privacy: kept arrays, personal and fine-tuned models are trained without noise: leave them")
+    if plan.manifest[0].dtype != "float32":
+        raise CodecError("privacy: a private model is float32")
+    if privacy.unit == "patient":
+        _check_patient(plan, privacy)
+    elif (privacy.sampling, privacy.sampling_rate, privacy.band) != ("poisson", 1.0, 1) or privacy.clip_quantile:
+        raise CodecError("privacy: with the unit site nothing is sampled, and its clip stays as it is")
+    if privacy.distribution == "laplace" and (
+        privacy.noise != "local" or (training.rounds and privacy.unit == "patient")
+    ):
+        raise CodecError("privacy: laplace is for statistics, and for the updates of sites, with local noise")
+    if privacy.noise != "local":
+        _check_together(plan, privacy)
+    for mechanism, _ in uses(plan).values():
+        mechanisms.check(mechanism)
+
+
+def uses(plan: Plan) -> dict[str, tuple[Mechanism, int]]:
+    """For each kind of round, the mechanism of one round at a site, and how many there are; empty without privacy."""
+    privacy, training = plan.privacy, plan.training
+    if privacy is None:
+        return {}
+    found: dict[str, tuple[Mechanism, int]] = {}
+    if privacy.statistics_noise:
+        one = _plain(privacy.distribution, privacy.statistics_noise)
+        first, later = statistics_rounds(plan.data, bool(plan.summaries), plan.analyses)
+        found |= {"statistics": (one, first)} if first else {}
+        found |= {"analysis": (one, later)} if later else {}
+    if training.rounds:
+        found["train"] = (_training(privacy, training), training.rounds)
+    if privacy.evaluation_noise:
+        found["evaluate"] = (Gaussian(noise_multiplier=privacy.evaluation_noise), 1)
+    return found
+
+
+def composed(plan: Plan) -> list[Mechanism]:
+    """All that a plan does with one patient, or one site, as mechanisms with their steps."""
+    return [msgspec.structs.replace(one, steps=one.steps * count) for one, count in uses(plan).values()]
+
+
+def epsilon(plan: Plan) -> float:
+    """Epsilon of the whole plan for its delta, by Rényi costs; infinite without privacy."""
+    if plan.privacy is None:
+        return math.inf
+    costs = [rdp.cost(one) for one in composed(plan)]
+    totals = [math.fsum(parts) for parts in zip(*costs, strict=True)] if costs else [0.0] * len(rdp.ORDERS)
+    return rdp.epsilon(totals, plan.privacy.delta)
+
+
+def statistics_rounds(contract: DataContract, has_summaries: bool, analyses: Sequence[Analysis]) -> tuple[int, int]:  # noqa: FBT001
+    """How many rounds of statistics there are, and at most of analyses."""
+    return int(contract.scaling == "federated" or has_summaries), analysis.rounds(analyses)
+
+
+def batches_per_pass(privacy: Privacy) -> int:
+    """With "passes": into how many batches the patients are dealt."""
+    return max(1, round(1 / privacy.sampling_rate))
+
+
+def gradient_noise(privacy: Privacy) -> float:
+    """Noise multiplier of the gradients alone: more than the plan's where the clipping norm is learned beside.
+
+    With noise ``z`` in all and the count's ``b`` (of sensitivity one half): ``(z**-2 - (2 b)**-2) ** -0.5``.
+    """
+    if not privacy.clip_quantile:
+        return privacy.noise_multiplier
+    return 1 / math.sqrt(privacy.noise_multiplier**-2 - (2 * clipped_share_noise(privacy)) ** -2)
+
+
+def clipped_share_noise(privacy: Privacy) -> float:
+    """Standard deviation of the noise on how many patients' gradients were left whole: 5 times the gradients'."""
+    return _COUNT_SHARE * privacy.noise_multiplier
+
+
+def sensitivity(plan: Plan) -> float:
+    """How far one patient, or site, moves the weighted sum of updates: the norm that shared and central noise covers.
+
+    A patient moves a site's sum of gradients by `clip`; times learning rate over sampling rate is what the sum of
+    records times update moves. A site's update counts once, whatever its records.
+    """
+    privacy, training = plan.privacy, plan.training
+    if privacy is None:
+        raise CodecError("a plan without privacy bounds nobody's part")
+    if privacy.unit == "site":
+        return privacy.clip
+    return training.optimizer.learning_rate * privacy.clip / privacy.sampling_rate
+
+
+def honest_share(plan: Plan) -> int:
+    """Among how many sites the noise is shared: the least cohort without the colluding."""
+    return plan.min_participants - plan.privacy.colluding if plan.privacy else 1
+
+
+def _plain(distribution: Distribution, noise: float) -> Mechanism:
+    return Gaussian(noise_multiplier=noise) if distribution == "gaussian" else Laplace(scale=noise)
+
+
+def _training(privacy: Privacy, training: Training) -> Mechanism:
+    if privacy.unit == "site":
+        return _plain(privacy.distribution, privacy.noise_multiplier)
+    if privacy.sampling == "passes":
+        turns = -(-training.steps // batches_per_pass(privacy))
+        return Gaussian(
+            noise_multiplier=privacy.noise_multiplier / factorization.column_norm(privacy.band), steps=turns
+        )
+    if privacy.sampling_rate == 1.0:
+        return Gaussian(noise_multiplier=privacy.noise_multiplier, steps=training.steps)
+    return SampledGaussian(
+        noise_multiplier=privacy.noise_multiplier, sampling_rate=privacy.sampling_rate, steps=training.steps
+    )
+
+
+def _check_numbers(privacy: Privacy) -> None:
+    if not 0 < privacy.delta < 0.5:
+        raise CodecError("privacy: delta lies above 0 and below 0.5, and below one over the patients of a site")
+    if not (math.isfinite(privacy.clip) and 1e-9 <= privacy.clip <= 1e6):
+        raise CodecError("privacy: clip lies between 1e-9 and 1e6: without a bound there is no privacy")
+    if not _LEAST_NOISE <= privacy.noise_multiplier <= _MOST_NOISE:
+        raise CodecError(f"privacy: noise_multiplier lies between {_LEAST_NOISE:g} and {_MOST_NOISE:g}")
+    for name in ("statistics_noise", "evaluation_noise"):
+        value = getattr(privacy, name)
+        if value != 0 and not _LEAST_NOISE <= value <= _MOST_NOISE:
+            raise CodecError(f"privacy: {name} is 0 or lies between {_LEAST_NOISE:g} and {_MOST_NOISE:g}")
+    if not 0 < privacy.sampling_rate <= 1:
+        raise CodecError("privacy: sampling_rate lies above 0 and at most at 1")
+    if not 0 <= privacy.clip_quantile < 1:
+        raise CodecError("privacy: clip_quantile lies at 0 or above, and below 1")
+    if not (1 <= privacy.patient_records <= _MOST_RECORDS and 1 <= privacy.band <= _MOST_BAND):
+        raise CodecError("privacy: patient_records and band are whole numbers above 0")
+    if privacy.colluding < 0:
+        raise CodecError("privacy: colluding is not negative")
+
+
+def _check_what_leaves(plan: Plan, privacy: Privacy) -> None:
+    first, later = statistics_rounds(plan.data, bool(plan.summaries), plan.analyses)
+    is_asked = bool(first or later)
+    if is_asked and not privacy.statistics_noise:
+        raise CodecError(
+            'privacy: statistics need statistics_noise; or leave them out, with scaling = "bounds" or "none"'
+        )
+    if privacy.statistics_noise and (not is_asked or privacy.unit == "site"):
+        raise CodecError("privacy: statistics_noise is for the patients of a study that has statistics")
+    if any(not isinstance(one, Quantiles | KaplanMeier) for one in plan.analyses):
+        raise CodecError("privacy: of the analyses, quantiles and kaplan-meier can be private")
+    if (unbounded := numeric_columns_without_bounds(plan.data)) and (is_asked or plan.data.scaling == "bounds"):
+        raise CodecError(f"privacy: column {unbounded[0]!r} needs minimum and maximum: they bound what a patient adds")
+    if plan.appraisal is not None:
+        raise CodecError("privacy: an appraisal is not noised, so a private plan has none")
+    if privacy.evaluation_noise and (privacy.unit == "site" or plan.data.label.outcome not in METRICS):
+        raise CodecError("privacy: evaluation_noise is for binary and multiclass labels, with the unit patient")
+
+
+def _check_patient(plan: Plan, privacy: Privacy) -> None:
+    training = plan.training
+    if plan.data.label.outcome == "survival" and training.rounds:
+        raise CodecError("privacy: the loss of a survival label mixes patients, so it has no gradient of one patient")
+    if training.rounds and not training.steps:
+        raise CodecError("privacy: a private round has steps instead of epochs: set epochs = 0")
+    if privacy.sampling == "passes" and privacy.band > batches_per_pass(privacy):
+        raise CodecError("privacy: band is at most the number of batches of a pass: the steps between two turns")
+    if privacy.sampling == "poisson" and privacy.band != 1:
+        raise CodecError('privacy: a band needs sampling = "passes"')
+    if privacy.clip_quantile and (privacy.noise != "local" or privacy.band != 1):
+        raise CodecError("privacy: a clip_quantile needs local noise, and no band")
+
+
+def _check_together(plan: Plan, privacy: Privacy) -> None:
+    training, optimizer = plan.training, plan.training.optimizer
+    if (privacy.noise == "shared") != (plan.secure is not None):
+        raise CodecError("privacy: shared noise, and no central noise, goes with secure aggregation")
+    if plan.aggregation.rule != "mean" or plan.aggregation.mixing != "none" or (plan.secure and plan.secure.group_size):
+        raise CodecError("privacy: shared and central noise are on a mean over all sites: no other rule, no groups")
+    if training.asynchronous is not None or training.local.divergence or training.local.algorithm != "plain":
+        raise CodecError("privacy: shared and central noise need plain synchronous rounds, and no divergence")
+    if honest_share(plan) < 1:
+        raise CodecError("privacy: min_participants less colluding must leave a site to add noise")
+    if privacy.colluding and privacy.noise != "shared":
+        raise CodecError("privacy: colluding is for shared noise")
+    is_plain = optimizer.name == "sgd" and not optimizer.momentum and not optimizer.weight_decay
+    if (
+        privacy.unit == "patient"
+        and training.rounds
+        and not (
+            training.steps == 1 and is_plain and privacy.sampling == "poisson" and not training.local.normalized_steps
+        )
+    ):
+        raise CodecError("privacy: with shared and central noise a round is one step of plain sgd: steps = 1")
