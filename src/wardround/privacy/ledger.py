@@ -164,7 +164,7 @@ def reserve(
     wanted = math.inf if any(price is None for _, price in prices) else sum(use.count * (it or 0) for use, it in prices)
     if wanted > ledger.allowed - ledger.spent - ledger.reserved:
         raise BudgetExceededError(
-            f"the run asks for {wanted / GRAINS:.4g} of the privacy budget. {_standing(ledger)} "
+            f"the run asks for {_part(wanted, ledger)} of the privacy budget. {_standing(ledger)} "
             "A steward may raise it: wardround node budget grant"
         )
     seq, at, previous = _link(ledger, now)
@@ -344,7 +344,11 @@ def _total(counts: list[tuple[Use, int]]) -> tuple[float, ...]:
 
 def _standing(ledger: Ledger) -> str:
     return (
-        f"Of {ledger.allowed / GRAINS:.4g} allowed (as a Rényi cost at order {ledger.order:g}), "
-        f"{ledger.spent / GRAINS:.4g} is spent, {ledger.reserved / GRAINS:.4g} reserved by running studies, "
-        f"{ledger.left / GRAINS:.4g} left."
+        f"Of epsilon {ledger.epsilon:g} at delta {ledger.delta:g}, {_part(ledger.spent, ledger)} is spent, "
+        f"{_part(ledger.reserved, ledger)} reserved by running studies, {_part(ledger.left, ledger)} left "
+        f"(of {ledger.allowed / GRAINS:.4g} of Rényi cost at order {ledger.order:g})."
     )
+
+
+def _part(grains: float, ledger: Ledger) -> str:
+    return f"{100 * grains / ledger.allowed:.4g} %" if ledger.allowed and math.isfinite(grains) else "all and more"

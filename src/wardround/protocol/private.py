@@ -290,8 +290,8 @@ def _check_numbers(privacy: Privacy) -> None:
         raise CodecError("privacy: clip_quantile lies at 0 or above, and below 1")
     if not (1 <= privacy.patient_records <= _MOST_RECORDS and 1 <= privacy.band <= _MOST_BAND):
         raise CodecError("privacy: patient_records and band are whole numbers above 0")
-    if privacy.colluding < 0:
-        raise CodecError("privacy: colluding is not negative")
+    if privacy.colluding < 0 or (privacy.colluding and privacy.noise != "shared"):
+        raise CodecError("privacy: colluding is a number of sites, for shared noise")
 
 
 def _check_what_leaves(plan: Plan, privacy: Privacy) -> None:
@@ -337,8 +337,6 @@ def _check_together(plan: Plan, privacy: Privacy) -> None:
         raise CodecError("privacy: shared and central noise need plain synchronous rounds, and no divergence")
     if honest_share(plan) < 1:
         raise CodecError("privacy: min_participants less colluding must leave a site to add noise")
-    if privacy.colluding and privacy.noise != "shared":
-        raise CodecError("privacy: colluding is for shared noise")
     is_plain = optimizer.name == "sgd" and not optimizer.momentum and not optimizer.weight_decay
     if (
         privacy.unit == "patient"

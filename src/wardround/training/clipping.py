@@ -12,7 +12,7 @@ memory than what they are made from (convolutions of few channels), they are kep
 
 Hazard: that product rounds, and the records of one patient may cancel one another: then what is left may be smaller
 than its rounding error. Gram matrices are therefore made in float64, and each factor is ``clip / (norm + margin)``,
-with a margin of few units in the last place of what was summed: 5e-7 of the norm, and more only for a patient whose
+with a margin of few units in the last place of what was summed: 1e-6 of the norm, and more only for a patient whose
 records do cancel one another. No share is longer than `clip` for all that rounding does.
 
 References:
@@ -31,7 +31,11 @@ __all__ = ["Grouping", "OuterProducts", "Part", "add_clipped", "kept", "pieces_o
 
 _PIECE = 1 << 18
 """Elements worked on at a time: 1 MiB of float32 stays in the processor's cache."""
-_UNITS = 4
+_RUN = 1024
+"""Elements whose squares are summed in float32, sixteen sums at a time; beyond, in float64."""
+_LEAST, _MOST = 1e-12, 1e18
+"""Between these no square of a float32 that matters underflows, and none overflows."""
+_UNITS = 8
 """Units in the last place by which a sum of outer products may be off, of the summed norms of its summands."""
 
 
@@ -165,7 +169,7 @@ class OuterProducts:
         if self._positions * bags.records > bags.patients and bags.patients * self._elements <= room:
             return self._kept()
         if known is not None:
-            squares = known * squares_of(self._inputs.view(bags.records, -1))
+            squares = known * squares_of(self._inputs.reshape(bags.records, -1))
             return Part(squares, squares, self._add)
         squares = torch.empty(bags.patients, dtype=torch.float64)
         reach = torch.empty(bags.patients, dtype=torch.float64)
@@ -203,10 +207,11 @@ class OuterProducts:
             products = torch.bmm(seen.transpose(1, 2), seen).mul_(torch.bmm(gone.transpose(1, 2), gone))
             summands = products.diagonal(dim1=1, dim2=2).sqrt().sum(1).square_()
             return products.sum((1, 2)).clamp_(min=0.0), summands
-        lengths = [torch.linalg.vector_norm(each, dim=1, dtype=torch.float64) for each in (seen, gone)]
-        summands = lengths[0].mul_(lengths[1]).sum(1).square_()
         if seen.shape[2] == 1:
+            summands = squares_of(seen.flatten(1)).mul_(squares_of(gone.flatten(1)))
             return summands, summands
+        lengths = [torch.linalg.vector_norm(each, dim=1).double() for each in (seen, gone)]
+        summands = lengths[0].mul_(lengths[1]).sum(1).square_()
         return squares_of(torch.bmm(gone, seen.transpose(1, 2)).flatten(1)), summands
 
     def _add(self, out: torch.Tensor, factors: torch.Tensor, dropped: torch.Tensor | None) -> None:
@@ -222,17 +227,26 @@ class OuterProducts:
 
 
 def squares_of(rows: torch.Tensor) -> torch.Tensor:
-    """``(rows,)`` squared norms in float64, which no finite float32 overflows and few underflow."""
-    found = [
-        torch.linalg.vector_norm(rows[piece], dim=1, dtype=torch.float64) for piece in pieces_of(rows, _PIECE // 8)
-    ]
-    return (found[0] if len(found) == 1 else torch.cat(found)).square_()
+    """``(rows,)`` squared norms in float64, of ``(rows, elements)`` of any floating dtype and size."""
+    squares = [_squares_of_run(rows[:, start : start + _RUN]) for start in range(0, rows.shape[1], _RUN)]
+    return sum(squares[1:], squares[0])
+
+
+def _squares_of_run(rows: torch.Tensor) -> torch.Tensor:
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=wide_dtype(rows))
+    least, most = torch.aminmax(norms)
+    wide = norms.double()
+    if not (least > _LEAST and most < _MOST):
+        far = ~((norms > _LEAST) & (norms < _MOST))
+        wide[far] = torch.linalg.vector_norm(rows[far].double(), dim=1)
+    return wide.square_()
 
 
 def pieces_of(rows: torch.Tensor, elements: int = _PIECE) -> Iterator[slice]:
-    """Slices of the first dimension with about so many elements each; one at least."""
-    step = max(1, elements * len(rows) // max(1, rows.numel()))
-    yield from (slice(start, start + step) for start in range(0, max(1, len(rows)), step))
+    """Slices of the first dimension with about so many elements each."""
+    count, total = rows.shape[0], rows.numel()
+    step = max(1, count) if total <= elements else max(1, elements * count // total)
+    yield from (slice(start, start + step) for start in range(0, count, step))
 
 
 def wide_dtype(tensor: torch.Tensor) -> torch.dtype:

@@ -78,15 +78,15 @@ def _linear(inputs: torch.Tensor, gradient: torch.Tensor, bags: Grouping, places
     gradient = gradient.reshape(bags.records, positions, outputs)
     inputs = inputs.reshape(bags.records, positions, width)
     if positions == 1 and bags.records == bags.patients:
-        squares = squares_of(gradient.view(bags.records, outputs))
+        squares = squares_of(gradient.reshape(bags.records, outputs))
 
     if places.weight is not None:
 
         def columns(records: slice, size: int) -> tuple[torch.Tensor, torch.Tensor]:
             length = size * positions
             return (
-                inputs[records].view(-1, length, width).transpose(1, 2),
-                gradient[records].view(-1, length, outputs).transpose(1, 2),
+                inputs[records].reshape(-1, length, width).transpose(1, 2),
+                gradient[records].reshape(-1, length, outputs).transpose(1, 2),
             )
 
         def product(target: torch.Tensor, scaled: torch.Tensor, given: torch.Tensor) -> None:
@@ -96,7 +96,7 @@ def _linear(inputs: torch.Tensor, gradient: torch.Tensor, bags: Grouping, places
 
         found.append(OuterProducts(inputs, gradient, bags, places.weight, columns, product, positions, 1).part(squares))
     if places.bias is not None:
-        rows = gradient.view(-1, outputs) if positions == 1 else gradient.sum(1, dtype=wide_dtype(gradient))
+        rows = gradient.reshape(-1, outputs) if positions == 1 else gradient.sum(1, dtype=wide_dtype(gradient))
         found.append(kept(bags.sums(rows), places.bias, squares))
     return found
 
