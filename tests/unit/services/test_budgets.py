@@ -505,7 +505,7 @@ def test_an_anchor_that_cannot_be_kept_says_who_must_act(tmp_path):
 
 def test_the_hub_hears_of_no_figure(vault):
     made = granted(vault)
-    with pytest.raises(BudgetExceededError, match=r"1\.682 left") as caught:
+    with pytest.raises(BudgetExceededError, match="100 % left") as caught:
         made.reserve("patient", RUN, STUDY, {"train": (NOISE, 10_000)})
     told = participant._public(caught.value)
     assert told.startswith("policy/budget: This site's privacy budget does not allow it.")

@@ -207,7 +207,7 @@ def test_a_plan_that_does_not_fit_is_refused_before_records_are_read():
     _, guard = opened(epsilon=0.5)
     with pytest.raises(BudgetExceededError) as refused:
         guard.admit(plan_of(rounds=100, noise_multiplier=1.0), RUN)
-    assert "0.5" in str(refused.value)
+    assert "Of epsilon 0.5 at delta 0.001, 0 % is spent" in str(refused.value)
     # The hub is told the class's first line alone: no figure in it.
     assert not any(sign.isdigit() for sign in type(refused.value).__doc__.splitlines()[0])
 
