@@ -34,6 +34,7 @@ from rich.table import Table
 from benchmarks.flamby import datasets
 from benchmarks.private_picture import curves
 from wardround.clinical.contract import Column, DataContract, Label
+from wardround.clinical.table import StudyTable
 from wardround.errors import BudgetExceededError
 from wardround.ids import RunId, StudyId
 from wardround.privacy import calibration, ledger
@@ -258,7 +259,7 @@ def _repeated(task, sites, work, noise, epsilon, count):
 def _together(sites):
     tables = list(sites.values())
     parts = {part: np.concatenate([getattr(table, part) for table in tables]) for part in datasets._PARTS}
-    return dataclasses.replace(tables[0], **parts, patients=None)
+    return StudyTable(**parts, report=tables[0].report)
 
 
 def _counts(sites):

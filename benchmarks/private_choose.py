@@ -7,7 +7,7 @@ the same contract, as many training records at each site (how many there are is 
     pneumonia    handwritten digits (UCI, by scikit-learn), enlarged to 28 x 28 and moved at random: is there a loop
                  (0, 6, 8, 9)?, dealt to five sites of pneumonia's sizes and shares of either class
 
-All settings are tried on a few stand-ins, the best few on more of them, and the best mean accuracy is chosen. Noise for
+All settings are tried on a few stand-ins, the best few on more of them, and the best is chosen by the mean of accuracy and AUC. Noise for
 "together" is added once for all sites, as the hub does; shared noise has the same distribution.
 """
 
@@ -59,11 +59,12 @@ def main():
 
 
 def scored(task, sizes, work, noise, epsilon, deal):
-    """Accuracy on one stand-in, by its number."""
+    """The mean of accuracy and AUC on one stand-in, by its number."""
     kind = "local" if noise == "local" else "central"
     study = private.study_of(task, sizes, work, kind, epsilon, seed=deal)
     tables, test = STAND_INS[task.name](study.plan, sizes, deal)
-    return private.judged(study, private.trained(study, tables, deal + 1), test)["accuracy"]
+    found = private.judged(study, private.trained(study, tables, deal + 1), test)
+    return (found["accuracy"] + found["auc"]) / 2
 
 
 def _twins(plan, sizes, deal):

@@ -14,6 +14,7 @@ from wardround.clinical.table import StudyTable
 from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId
 from wardround.protocol.messages import (
     Assignment,
+    Audit,
     CohortAnswer,
     Contribution,
     Decision,
@@ -369,6 +370,9 @@ class HubClient(Protocol):
 
     def decide(self, decision: Decision) -> StudyStatus:
         """Say what the site's people decided."""
+
+    def audit(self, audit: Audit) -> StudyStatus:
+        """Hand in what the site's audit of a model came to."""
 
     def propose(self, proposal: Proposal) -> StudyStatus:
         """Hand in a signed plan."""

@@ -9,6 +9,7 @@ import click
 from wardround.cli.output import as_json, show
 
 if TYPE_CHECKING:
+    from wardround.protocol.messages import StudyStatus
     from wardround.sdk.client import Researcher
     from wardround.sdk.study import Study
     from wardround.sdk.utility import Point
@@ -118,6 +119,7 @@ def list_(folder: str, json_: bool) -> None:
     lines = [
         f"{status.study[:16]}  {status.phase:10} {status.title}  "
         + ", ".join(f"{site}: {verdict or 'undecided'}" for site, verdict in status.decisions.items())
+        + (f"  audits, {status.audits_needed} needed: {_audits(status)}" if status.audits_needed else "")
         + (f"  ({status.reason})" if status.reason else "")
         for status in found
     ]
@@ -185,6 +187,10 @@ def fetch(prefix: str, target: str, folder: str, json_: bool) -> None:
     page.write_text(report.run_page(status.title, events, found), encoding="utf-8")
     words = "\n".join([*found["advice"], str(model), str(page)])
     show(json_, {"model": str(model), "report": str(page), "advice": found["advice"]}, words)
+
+
+def _audits(status: "StudyStatus") -> str:
+    return ", ".join(f"{site}: {verdict or 'not yet'}" for site, verdict in status.audits.items()) or "no run yet"
 
 
 def _connect(folder: str) -> "Researcher":

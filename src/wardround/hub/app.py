@@ -24,7 +24,7 @@ from wardround.hub.problem import packed, problem_of, response
 from wardround.hub.state import HubState
 from wardround.ids import RunId, SiteId, StudyId, site_id
 from wardround.protocol import messages
-from wardround.protocol.messages import Contribution, Decision, Enrolment, Proposal, TaskRequest
+from wardround.protocol.messages import Audit, Contribution, Decision, Enrolment, Proposal, TaskRequest
 from wardround.protocol.study import Phase
 
 __all__ = ["MAX_HOLD_SECONDS", "create_app"]
@@ -81,6 +81,7 @@ def create_app(make_state: Callable[[asyncio.AbstractEventLoop], HubState]) -> S
             Route("/v1/studies", _signed(_propose), methods=["POST"]),
             Route("/v1/studies/{study}/plan", _signed(_plan), methods=["GET"]),
             Route("/v1/studies/{study}/decisions", _signed(_decide), methods=["POST"]),
+            Route("/v1/studies/{study}/audits", _signed(_audit), methods=["POST"]),
             Route("/v1/studies/{study}/actions", _signed(_act), methods=["POST"]),
             Route("/v1/runs/{run}", _signed(_run), methods=["GET"]),
             Route("/v1/identities/{name}", _signed(_identity), methods=["GET"]),
@@ -241,6 +242,14 @@ async def _decide(request: Request, state: HubState, caller: Caller, body: bytes
     if decision.study != request.path_params["study"]:
         raise CodecError("the decision is about another study than the address")
     return packed(await state.threads(state.studies.decide, caller.name, decision))
+
+
+async def _audit(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
+    state.enrolments.require(caller.role, "site")
+    audit = messages.decode(body, Audit)
+    if audit.study != request.path_params["study"]:
+        raise CodecError("the audit is of another study than the address")
+    return packed(await state.threads(state.studies.audit, caller.name, audit))
 
 
 async def _act(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:

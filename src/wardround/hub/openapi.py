@@ -7,6 +7,7 @@ import msgspec
 from wardround.protocol.messages import (
     WIRE_VERSION,
     Assignment,
+    Audit,
     CohortAnswer,
     Contribution,
     Decision,
@@ -42,6 +43,7 @@ OPERATIONS: tuple[tuple[str, str, str, Any, Any], ...] = (
     ("post", "/v1/studies", "Propose a study by its signed plan.", Proposal, StudyStatus),
     ("get", "/v1/studies/{study}/plan", "A study's signed plan.", None, SignedPlan),
     ("post", "/v1/studies/{study}/decisions", "Approve, refuse, or withdraw an approval.", Decision, StudyStatus),
+    ("post", "/v1/studies/{study}/audits", "Say what this site's audit came to.", Audit, StudyStatus),
     ("post", "/v1/studies/{study}/actions", "Start, release or withdraw a study.", None, StudyStatus),
     ("get", "/v1/runs/{run}", "A run's state and events (held with ?wait=).", None, RunStatus),
     ("get", "/v1/identities/{name}", "An enrolled identity's certificate.", None, Identity),

@@ -133,7 +133,7 @@ def audit_release(
     Args:
         release: Runs the real training, white box: its scores come from all that was released.
         canaries: How many; thousands, for claims of 1 to 3. Each is a patient of its own in the accounting.
-        epsilon: Claimed for one patient added or removed, over all that `release` releases.
+        epsilon: Claimed for one patient whose part is replaced by zeros, over all that `release` releases.
         delta: Of the claim.
         correct: The mechanism as it was accounted; `wardround.privacy.probes.gaussian_scores` for Dirac canaries.
         seed: Of the coins and the simulation.

@@ -31,8 +31,8 @@ __all__ = [
 
 Unit: TypeAlias = Literal["patient", "site"]
 RELATIONS: Mapping[str, str] = {
-    "patient": "neighbours differ in one patient at one site, added or removed",
-    "site": "neighbours differ in all the records of one site, added or removed",
+    "patient": "neighbours differ in one patient at one site, whose part is replaced by zeros",
+    "site": "neighbours differ in all the records of one site, whose part is replaced by zeros",
 }
 """What is protected, for each unit that a budget can be kept in."""
 

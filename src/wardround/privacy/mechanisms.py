@@ -2,8 +2,8 @@
 
 A record says all that its cost hangs on, and nothing else is accounted: an unknown kind is refused where it is read.
 
-    relation     neighbouring data sets differ in one patient at one site, added or removed ("add-or-remove"): the
-                 patient's contribution is replaced by zero
+    relation     neighbouring data sets differ in one patient at one site, whose part is replaced by zeros: so how many
+                 patients a site has is no secret ("zero-out", a form of adding and removing)
     sampling     "sampled-gaussian" assumes that each patient of the site takes part in each step by an independent
                  coin of `sampling_rate`, thrown with a cryptographic generator, and that nobody else learns who did.
                  Shuffled batches are not that, and must be accounted as "gaussian"
@@ -88,4 +88,4 @@ def sampling(mechanism: Mechanism) -> str:
 
 def assumptions(mechanism: Mechanism) -> str:
     """What a guarantee rests on, in words for whoever reads its number."""
-    return f"neighbours differ in one patient at one site, added or removed; {sampling(mechanism)}"
+    return f"neighbours differ in one patient at one site, whose part is replaced by zeros; {sampling(mechanism)}"

@@ -269,6 +269,7 @@ class StudyProposed(_Event, frozen=True, tag="study-proposed"):
     participants: tuple[SiteId, ...]
     min_participants: int
     expires: float
+    audits: int = 0
 
 
 class SiteDecided(_Event, frozen=True, tag="site-decided"):
@@ -289,13 +290,26 @@ class RunStarted(_Event, frozen=True, tag="run-started"):
 
 
 class StudyEnded(_Event, frozen=True, tag="study-ended"):
-    """Released, withdrawn, refused, stopped or expired; nothing more happens."""
+    """Released, withdrawn, refused or expired, and nothing more happens; or the run stopped, or gave its `model`."""
 
     outcome: str
     reason: str
+    model: str = ""
 
 
-StudyEvent: TypeAlias = StudyProposed | SiteDecided | RunStarted | StudyEnded
+class SiteAudited(_Event, frozen=True, tag="site-audited"):
+    """A site audited the last run's model; the signed audit is kept whole."""
+
+    site: SiteId
+    run: RunId
+    model: str
+    passed: bool
+    report: str
+    person: str
+    document: bytes
+
+
+StudyEvent: TypeAlias = StudyProposed | SiteDecided | RunStarted | StudyEnded | SiteAudited
 
 _RUN: msgspec.json.Decoder[RunEvent] = msgspec.json.Decoder(RunEvent)
 _STUDY: msgspec.json.Decoder[StudyEvent] = msgspec.json.Decoder(StudyEvent)

@@ -24,6 +24,7 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "WIRE_VERSION",
     "Assignment",
+    "Audit",
     "CohortAnswer",
     "CohortTask",
     "Contribution",
@@ -232,6 +233,25 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: bytes = b""
 
 
+class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a site's own audit of a run's last model came to: whether it passed, and no figure of it.
+
+    `model` is the audited model's digest and `report` that of the report, which stays at the site; `person` is who
+    answers for it, `signature` is by the node's key over the rest.
+    """
+
+    command: CommandId
+    study: StudyId
+    run: RunId
+    site: SiteId
+    model: Digest
+    passed: bool
+    report: Digest
+    person: str
+    audited_at: float
+    signature: bytes = b""
+
+
 class RunStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where a run is; what `watch` prints."""
 
@@ -248,7 +268,11 @@ class RunStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class StudyStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where a study is in its life, and what each site decided."""
+    """Where a study is in its life, and what each site decided.
+
+    Where the plan asks for audits: how many must pass, and what each site of the last run found: "passed", "failed",
+    or nothing yet.
+    """
 
     study: StudyId
     title: str
@@ -256,6 +280,8 @@ class StudyStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     decisions: dict[SiteId, str]
     runs: tuple[RunId, ...] = ()
     reason: str = ""
+    audits: dict[SiteId, str] = {}
+    audits_needed: int = 0
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -293,6 +319,12 @@ def decision_bytes(decision: Decision) -> bytes:
     """What a site's key signs when its people decide about a study."""
     unsigned = msgspec.structs.replace(decision, signature=b"")
     return b"wardround decision 1\n" + canonical.encode(unsigned)
+
+
+def audit_bytes(audit: Audit) -> bytes:
+    """What a site's key signs when it hands in an audit."""
+    unsigned = msgspec.structs.replace(audit, signature=b"")
+    return b"wardround audit 1\n" + canonical.encode(unsigned)
 
 
 def blob_digest(data: bytes) -> Digest:

@@ -172,7 +172,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     `summaries` are computed once, in the first round, and `analyses` in rounds of their own before training; both only
     under secure aggregation. With analyses, training may have no rounds at all. `appraisal` says what the last
     evaluation shows beside metrics; subgroups only under secure aggregation. With `privacy` all that leaves a site
-    is noised.
+    is noised. `audits` is how many sites must have audited the model, and found no more than the audit allows, before
+    it is released; one that found more stops the release.
     """
 
     format: Literal["wardround-plan/1"] = "wardround-plan/1"
@@ -195,6 +196,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     analyses: tuple[Analysis, ...] = ()
     appraisal: Appraisal | None = None
     privacy: Privacy | None = None
+    audits: int = 0
     expires: int
     seed: int = 0
 
@@ -220,6 +222,8 @@ def check(plan: Plan) -> None:
         raise CodecError(f"participants must be sorted, each once, and at most {MAX_SITES}")
     if not 1 <= plan.min_participants <= len(plan.participants):
         raise CodecError("min_participants must be between 1 and the number of participants")
+    if not 0 <= plan.audits <= (len(plan.participants) if plan.training.rounds else 0):
+        raise CodecError("audits must be between 0 and the number of participants, and 0 where nothing is trained")
     learning.check(plan.training, plan.manifest, least_rounds=0 if plan.analyses else 1)
     _check_limits(plan.limits)
     _check_aggregation(plan)

@@ -111,6 +111,7 @@ def explain(plan: Plan) -> list[str]:
         *(_aggregating(plan) if training.rounds else []),
         *_leaving(plan, standardize=standardize),
         *_private(plan),
+        *_audited(plan),
         f"One round may use {plan.limits.worker_seconds:g} s and {memory:.1f} GiB here. "  # noqa: ISC004
         f"A site with fewer than {data.min_records} records takes no part.",
     ]
@@ -186,6 +187,16 @@ def _private(plan: Plan) -> list[str]:
         f"whole study (neighbours: one of the {whose}, replaced by zeros; {assumed}). {where}",
         f"This is charged to this site's privacy budget for {whose}. How many {whose} there are is not hidden, "  # noqa: ISC004
         "and who is treated at several sites has the sum of their epsilons.",
+    ]
+
+
+def _audited(plan: Plan) -> list[str]:
+    """What sites do before the model is released."""
+    if not plan.audits:
+        return []
+    return [
+        f"Before the model is released, {plan.audits} or more sites must have attacked it with their own records and "  # noqa: ISC004
+        "found no more than is allowed; one that finds more stops the release. Whether a site's audit passed leaves it."
     ]
 
 

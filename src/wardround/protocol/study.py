@@ -12,6 +12,8 @@
         the researcher may start it sooner with as many.
     (4) When so many refuse that `min_participants` cannot be reached, the study ends as refused.
     (5) Nothing starts after the plan has expired, or after the study has ended.
+    (6) Where the plan asks for audits, a model is released only when at least so many sites of the last run have
+        audited this very model and passed, and none of them failed. A site may audit again: its last verdict counts.
 """
 
 import enum
@@ -20,10 +22,22 @@ from dataclasses import dataclass, field, replace
 
 from wardround.errors import ForbiddenError, LocalProtocolError, PeerProtocolError
 from wardround.ids import RunId, SiteId, run_id
-from wardround.protocol.events import RunStarted, SiteDecided, StudyEnded, StudyEvent, StudyProposed
-from wardround.protocol.messages import Decision
+from wardround.protocol.events import RunStarted, SiteAudited, SiteDecided, StudyEnded, StudyEvent, StudyProposed
+from wardround.protocol.messages import Audit, Decision
 
-__all__ = ["Phase", "Study", "approved", "decide", "end", "evolve", "start", "study_of"]
+__all__ = [
+    "Phase",
+    "Study",
+    "approved",
+    "audit",
+    "decide",
+    "end",
+    "evolve",
+    "release",
+    "start",
+    "study_of",
+    "verdicts_of_audits",
+]
 
 
 class Phase(enum.Enum):
@@ -44,7 +58,10 @@ ENDED = {Phase.RELEASED, Phase.WITHDRAWN, Phase.REFUSED, Phase.EXPIRED}
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study's state; a value. `seq` is the number of events folded into it, `sites` are those of the last run."""
+    """A study's state; a value. `seq` is the number of events folded into it, `sites` are those of the last run.
+
+    `model` is the digest of what the last run gave, and `audits` are the last of each site of it.
+    """
 
     proposed: StudyProposed
     phase: Phase = Phase.PROPOSED
@@ -54,6 +71,8 @@ class Study:
     runs: tuple[RunId, ...] = ()
     sites: tuple[SiteId, ...] = ()
     reason: str = ""
+    model: str = ""
+    audits: dict[SiteId, SiteAudited] = field(default_factory=dict)
 
 
 def approved(study: Study) -> tuple[SiteId, ...]:
@@ -103,11 +122,78 @@ def start(study: Study, now: float) -> list[StudyEvent]:
     return [RunStarted(at=now, run=run, sites=sites)]
 
 
-def end(study: Study, outcome: Phase, reason: str, now: float) -> list[StudyEvent]:
-    """End a study, or note how its run ended (`EVALUATED`, `STOPPED`)."""
+def audit(study: Study, audited: Audit, document: bytes, now: float) -> list[StudyEvent]:
+    """Take a site's verified audit.
+
+    Raises:
+        ForbiddenError: The study does not name this site.
+        PeerProtocolError: No audit is asked for, there is no model to audit, or it is of another, or of a site that
+            took no part in the last run.
+    """
+    if audited.site not in study.proposed.participants:
+        raise ForbiddenError(f"the study does not name {audited.site}")
+    if not study.proposed.audits:
+        raise PeerProtocolError("the plan asks for no audits, so none is taken")
+    if study.phase is not Phase.EVALUATED:
+        raise PeerProtocolError(f"the study is {study.phase.value}; a model is audited between its run and its release")
+    if audited.run != study.runs[-1] or audited.model != study.model:
+        raise PeerProtocolError("the audit is of another model than the last run's; fetch that one and audit again")
+    if audited.site not in study.sites:
+        raise PeerProtocolError(f"{audited.site} took no part in the last run, so it cannot audit its model")
+    before = study.audits.get(audited.site)
+    if before is not None and (before.passed, before.report) == (audited.passed, audited.report):
+        return []
+    return [
+        SiteAudited(
+            at=now,
+            site=audited.site,
+            run=audited.run,
+            model=audited.model,
+            passed=audited.passed,
+            report=audited.report,
+            person=audited.person,
+            document=document,
+        )
+    ]
+
+
+def verdicts_of_audits(study: Study) -> dict[SiteId, str]:
+    """For each site of the last run "passed", "failed" or "" (not yet); empty where the plan asks for no audits."""
+    if not study.proposed.audits:
+        return {}
+    words = {site: "passed" if found.passed else "failed" for site, found in study.audits.items()}
+    return {site: words.get(site, "") for site in study.sites}
+
+
+def release(study: Study, reason: str, now: float) -> list[StudyEvent]:
+    """Release the last run's model.
+
+    Raises:
+        PeerProtocolError: Its run has not completed, or its audits do not allow it; says who must act.
+    """
+    if study.phase is not Phase.EVALUATED:
+        raise PeerProtocolError("only an evaluated study can be released; its run has not completed")
+    found = verdicts_of_audits(study)
+    if failed := [site for site, verdict in found.items() if verdict == "failed"]:  # (6)
+        raise PeerProtocolError(
+            f"the audit of {', '.join(failed)} failed: the model tells more about patients than is allowed. It is not "
+            "released. Must act: the researcher, with the steward of that site, whose report says what was found"
+        )
+    passed = sum(verdict == "passed" for verdict in found.values())
+    if passed < study.proposed.audits:  # (6)
+        left = [site for site, verdict in found.items() if not verdict]
+        raise PeerProtocolError(
+            f"{passed} sites have audited the model, the plan asks for {study.proposed.audits}. Must act: the stewards "
+            f"of {', '.join(left) or 'sites that take part in another run'}, with: wardround node audit"
+        )
+    return end(study, Phase.RELEASED, reason, now)
+
+
+def end(study: Study, outcome: Phase, reason: str, now: float, *, model: str = "") -> list[StudyEvent]:
+    """End a study, or note how its run ended (`EVALUATED` with its model, `STOPPED`); released it is by `release`."""
     if study.phase in ENDED or study.phase is outcome:
         return []
-    return [StudyEnded(at=now, outcome=outcome.value, reason=reason)]
+    return [StudyEnded(at=now, outcome=outcome.value, reason=reason, model=model)]
 
 
 def evolve(study: Study | None, event: StudyEvent) -> Study:
@@ -128,9 +214,13 @@ def evolve(study: Study | None, event: StudyEvent) -> Study:
             verdicts = study.verdicts | {event.site: event.verdict}
             return replace(study, verdicts=verdicts, reasons=study.reasons | {event.site: event.reason})
         case RunStarted():
-            return replace(study, phase=Phase.RUNNING, runs=(*study.runs, event.run), sites=event.sites)
+            runs = (*study.runs, event.run)
+            return replace(study, phase=Phase.RUNNING, runs=runs, sites=event.sites, model="", audits={})
         case StudyEnded():
-            return replace(study, phase=Phase(event.outcome), reason=event.reason)
+            model = event.model or study.model
+            return replace(study, phase=Phase(event.outcome), reason=event.reason, model=model)
+        case SiteAudited():
+            return replace(study, audits=study.audits | {event.site: event})
 
 
 def study_of(events: Iterable[StudyEvent]) -> Study:

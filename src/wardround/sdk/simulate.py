@@ -25,6 +25,7 @@ from wardround.protocol import messages
 from wardround.protocol import plan as plans
 from wardround.protocol.messages import (
     Assignment,
+    Audit,
     CohortAnswer,
     Contribution,
     Decision,
@@ -127,6 +128,9 @@ class _Direct:
 
     def decide(self, decision: Decision) -> StudyStatus:
         return self._studies.decide(self._name, decision)
+
+    def audit(self, audit: Audit) -> StudyStatus:
+        return self._studies.audit(self._name, audit)
 
     def propose(self, proposal: Proposal) -> StudyStatus:
         return self._studies.propose(self._name, proposal)

@@ -71,6 +71,7 @@ class _StudyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     analyses: tuple[Analysis, ...] = ()
     appraisal: Appraisal | None = None
     privacy: Privacy | None = None
+    audits: int = 0
     seed: int = 0
 
 
@@ -96,6 +97,7 @@ def declare(
     analyses: Sequence[Analysis] = (),
     appraisal: Appraisal | None = None,
     privacy: Privacy | None = None,
+    audits: int = 0,
     seed: int = 0,
 ) -> Study:
     """Declare a study.
@@ -122,6 +124,7 @@ def declare(
             aggregation.
         analyses: Regressions and survival curves from sums over all sites; only under secure aggregation.
         privacy: Differential privacy: what is noised, and how much. Without it nothing is.
+        audits: How many sites must have audited the model and passed before it is released; one that fails stops it.
         seed: From which initial parameters and all shuffling follow.
 
     Raises:
@@ -148,6 +151,7 @@ def declare(
         analyses=tuple(analyses),
         appraisal=appraisal,
         privacy=privacy,
+        audits=audits,
         expires=expires,
         seed=seed,
     )

@@ -1,7 +1,8 @@
 """The node's side of a study's life: what its people see, decide and have decided.
 
-A decision is signed by the node's key, kept in the vault before it is sent, and binds the exact bytes
-of the plan: the study's name is their digest. `approved_plan` is the only way to a plan that may run.
+A decision, or what an audit came to, is signed by the node's key and kept in the vault before it is sent. A decision
+binds the exact bytes of the plan: the study's name is their digest. `approved_plan` is the only way to a plan that may
+run.
 """
 
 import msgspec
@@ -9,12 +10,12 @@ import msgspec
 from wardround.codec import canonical
 from wardround.crypto import certificate, signing
 from wardround.errors import DigestMismatchError, PolicyError
-from wardround.ids import CommandId, SiteId, StudyId, digest_name
+from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId, digest_name, study_of
 from wardround.ports import Clock, HubClient, Vault
 from wardround.protocol import messages
 from wardround.protocol import plan as plans
 from wardround.protocol import policy as policies
-from wardround.protocol.messages import Decision, StudyStatus
+from wardround.protocol.messages import Audit, Decision, StudyStatus
 from wardround.protocol.plan import Plan, SignedPlan
 from wardround.protocol.policy import SitePolicy
 
@@ -71,6 +72,29 @@ class Approvals:
         decision = msgspec.structs.replace(decision, signature=signature)
         self._vault.put(f"decision.{study}", messages.encode(decision))
         return self._hub.decide(decision)
+
+    def hand_in_audit(self, run: RunId, model: Digest, report: Digest, *, passed: bool, person: str) -> StudyStatus:
+        """Sign, keep and send what this site's audit of a run's last model came to.
+
+        Raises:
+            PeerProtocolError: It is not the last run's model, or the study is over or has none yet.
+        """
+        study = study_of(run)
+        command = CommandId(canonical.digest(f"{run} {self._site} {model} {passed} {report}".encode()))
+        audit = Audit(
+            command=command,
+            study=study,
+            run=run,
+            site=self._site,
+            model=model,
+            passed=passed,
+            report=report,
+            person=person,
+            audited_at=self._clock.now(),
+        )
+        audit = msgspec.structs.replace(audit, signature=signing.sign(messages.audit_bytes(audit), self._key))
+        self._vault.put(f"audit.{study}", messages.encode(audit))
+        return self._hub.audit(audit)
 
     def approved_plan(self, study: StudyId) -> Plan:
         """The plan that this site's people approved, checked anew against digest, policy and expiry.

@@ -22,7 +22,7 @@ from wardround.protocol import plan as plans
 from wardround.protocol import study as studies
 from wardround.protocol.agenda import quorum_of
 from wardround.protocol.events import StudyEvent, StudyProposed
-from wardround.protocol.messages import Decision, Proposal, StudyStatus
+from wardround.protocol.messages import Audit, Decision, Proposal, StudyStatus
 from wardround.protocol.plan import CodePackage, Plan, SignedPlan
 from wardround.protocol.run import Phase as RunPhase
 from wardround.protocol.run import Run
@@ -90,6 +90,7 @@ class Studies:
                 participants=plan.participants,
                 min_participants=quorum_of(plan),
                 expires=plan.expires,
+                audits=plan.audits,
             )
             # A conflict means that the same plan was sent twice at once.
             with suppress(ConflictError):
@@ -108,14 +109,27 @@ class Studies:
         """
         if decision.site != sender:
             raise ForbiddenError(f"{sender} may not decide for {decision.site}")
-        try:
-            signing.verify(decision.signature, messages.decision_bytes(decision), self._key_of(sender))
-        except SignatureError:
-            raise SignatureError("the decision is not signed by the site's key") from None
+        self._verify(decision.signature, messages.decision_bytes(decision), sender, "decision")
         document = canonical.encode(decision)
         study = self._change(decision.study, lambda study, now: studies.decide(study, decision, document, now))
         self._settle(study)
         return self.status(decision.study)
+
+    def audit(self, sender: SiteId, audit: Audit) -> StudyStatus:
+        """Take what a site's audit of the last run's model came to.
+
+        Raises:
+            ForbiddenError: Not this site's audit, or not a participant.
+            SignatureError: Not signed by the site's key.
+            PeerProtocolError: Of another model than the last run's, or there is none to audit.
+            NotFoundError: There is no such study.
+        """
+        if audit.site != sender:
+            raise ForbiddenError(f"{sender} may not audit for {audit.site}")
+        self._verify(audit.signature, messages.audit_bytes(audit), sender, "audit")
+        document = canonical.encode(audit)
+        self._change(audit.study, lambda study, now: studies.audit(study, audit, document, now))
+        return self.status(audit.study)
 
     def start(self, sender: SiteId, study_id: StudyId) -> StudyStatus:
         """Start the study with those who approved so far.
@@ -134,13 +148,17 @@ class Studies:
 
         Raises:
             ForbiddenError: Not the researcher.
-            PeerProtocolError: Only an evaluated study can be released.
+            PeerProtocolError: Only an evaluated study can be released, and only after its audits.
             NotFoundError: There is no such study.
         """
         self._only_researcher(sender, study_id)
-        if outcome is Phase.RELEASED and self.state(study_id).phase is not Phase.EVALUATED:
-            raise PeerProtocolError("only an evaluated study can be released; its run has not completed")
-        self._settle(self._change(study_id, lambda study, now: studies.end(study, outcome, reason, now)))
+
+        def ended(study: Study, now: float) -> list[StudyEvent]:
+            if outcome is Phase.RELEASED:
+                return studies.release(study, reason, now)
+            return studies.end(study, outcome, reason, now)
+
+        self._settle(self._change(study_id, ended))
         return self.status(study_id)
 
     def run_changed(self, run: Run) -> None:
@@ -151,7 +169,8 @@ class Studies:
 
         def ended(study: Study, now: float) -> list[StudyEvent]:
             current = study.runs and study.runs[-1] == run.terms.run and study.phase is Phase.RUNNING
-            return studies.end(study, outcome, run.reason, now) if current else []
+            model = run.model.digest if outcome is Phase.EVALUATED else ""
+            return studies.end(study, outcome, run.reason, now, model=model) if current else []
 
         self._change(run.terms.study, ended)
 
@@ -226,6 +245,8 @@ class Studies:
             decisions={site: study.verdicts.get(site, "") for site in study.proposed.participants},
             runs=study.runs,
             reason=study.reason,
+            audits=studies.verdicts_of_audits(study),
+            audits_needed=study.proposed.audits,
         )
 
     def may_read(self, name: SiteId, study: StudyId, digest: Digest) -> None:
@@ -288,6 +309,12 @@ class Studies:
             if study.phase is not Phase.RUNNING:
                 return None
         return self._coordinator().open_run(last, self.plan_of(study.proposed.study), study.sites)
+
+    def _verify(self, signature: bytes, signed: bytes, sender: SiteId, what: str) -> None:
+        try:
+            signing.verify(signature, signed, self._key_of(sender))
+        except SignatureError:
+            raise SignatureError(f"the {what} is not signed by the site's key") from None
 
     def _only_researcher(self, sender: SiteId, study: StudyId) -> None:
         if self.state(study).proposed.researcher != sender:

@@ -157,9 +157,9 @@ class OuterProducts:
     ) -> None:
         self._inputs, self._gradient, self._bags, self._place = inputs, gradient, bags, place
         self._columns, self._product, self._positions, self._groups = columns, product, positions, groups
-        self._elements = place.stop - place.start
-        self._outputs = gradient.numel() // (bags.records * positions * groups)
-        self._width = self._elements // (self._outputs * groups)
+        self._elements: int = place.stop - place.start
+        self._outputs: int = gradient.numel() // (bags.records * positions * groups)
+        self._width: int = self._elements // (self._outputs * groups)
         self._wide = wide_dtype(gradient)
 
     def part(self, known: torch.Tensor | None) -> Part:
@@ -229,13 +229,13 @@ class OuterProducts:
 def squares_of(rows: torch.Tensor) -> torch.Tensor:
     """``(rows,)`` squared norms in float64, of ``(rows, elements)`` of any floating dtype and size."""
     squares = [_squares_of_run(rows[:, start : start + _RUN]) for start in range(0, rows.shape[1], _RUN)]
-    return sum(squares[1:], squares[0])
+    return torch.stack(squares).sum(0) if len(squares) > 1 else squares[0]
 
 
 def _squares_of_run(rows: torch.Tensor) -> torch.Tensor:
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=wide_dtype(rows))
     least, most = torch.aminmax(norms)
-    wide = norms.double()
+    wide: torch.Tensor = norms.double()
     if not (least > _LEAST and most < _MOST):
         far = ~((norms > _LEAST) & (norms < _MOST))
         wide[far] = torch.linalg.vector_norm(rows[far].double(), dim=1)

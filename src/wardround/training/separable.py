@@ -5,14 +5,15 @@ on anything, and on made-up records, since no decision about the model may depen
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from wardround.errors import CodecError
 
-__all__ = ["check", "check_unchanged", "parameters", "records"]
+__all__ = ["check", "check_unchanged", "parameters", "records", "without_dropout"]
 
 
 def check(module: nn.Module, outcome: str) -> None:
@@ -73,3 +74,22 @@ def records(count: int, width: int, dtype: torch.dtype) -> list[torch.Tensor]:
     real = torch.randn(count, width, generator=generator)
     codes = torch.randint(0, 2, (count, width), generator=generator)
     return [real.to(dtype), codes.to(dtype)]
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """The module with every probability of dropout set to 0."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.dropout._DropoutNd)]  # noqa: SLF001
+    attention = [layer for layer in module.modules() if isinstance(layer, nn.MultiheadAttention)]
+    before = [layer.p for layer in layers], [layer.dropout for layer in attention]
+    try:
+        for layer in layers:
+            layer.p = 0.0
+        for each in attention:
+            each.dropout = 0.0
+        yield
+    finally:
+        for layer, probability in zip(layers, before[0], strict=True):
+            layer.p = probability
+        for each, probability in zip(attention, before[1], strict=True):
+            each.dropout = probability

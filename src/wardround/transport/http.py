@@ -26,6 +26,7 @@ from wardround.ids import Digest, RunId, SiteId, StudyId
 from wardround.protocol import messages
 from wardround.protocol.messages import (
     Assignment,
+    Audit,
     CohortAnswer,
     Contribution,
     Decision,
@@ -115,6 +116,10 @@ class HttpHub:
     def decide(self, decision: Decision) -> StudyStatus:
         """See `wardround.ports.HubClient`."""
         return self._message("POST", f"/v1/studies/{decision.study}/decisions", decision, StudyStatus)
+
+    def audit(self, audit: Audit) -> StudyStatus:
+        """See `wardround.ports.HubClient`."""
+        return self._message("POST", f"/v1/studies/{audit.study}/audits", audit, StudyStatus)
 
     def propose(self, proposal: Proposal) -> StudyStatus:
         """See `wardround.ports.HubClient`."""

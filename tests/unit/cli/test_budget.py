@@ -77,7 +77,7 @@ def test_a_grant_that_is_not_confirmed_is_none(folder):
 def test_what_is_spent_reserved_and_assumed_is_said_in_words(spent):
     shown = said(spent, "show")
     assert re.search(r"Spent: epsilon 0\.\d+ \(\d+\.\d% of the budget\)\. Reserved by running studies: 0\.\d+", shown)
-    assert "neighbours differ in one patient at one site, added or removed" in shown
+    assert "neighbours differ in one patient at one site, whose part is replaced by zeros" in shown
     assert "train: 1 of 5 uses; each patient is drawn into a step by an own secret coin of 0.1." in shown
     assert "count: 0 of 1 uses; every patient is in every step." in shown
     assert "running" in shown

@@ -124,4 +124,4 @@ def test_a_cost_beyond_numbers_is_infinite_and_never_small():
 
 def test_the_assumption_is_said_with_the_number():
     assert "own secret coin of 0.04" in mechanisms.assumptions(sampled(1.0, 0.04))
-    assert "added or removed" in mechanisms.assumptions(Gaussian(noise_multiplier=1.0))
+    assert "whose part is replaced by zeros" in mechanisms.assumptions(Gaussian(noise_multiplier=1.0))

@@ -75,7 +75,7 @@ def test_a_study_reserves_spends_and_lets_go(vault, anchor):
     assert status.spent_share + status.reserved_share + status.remaining_share == pytest.approx(1.0)
     (run,) = status.runs
     assert (run.run, run.study, run.is_open, run.relation) == (
-        RUN, STUDY, True, "neighbours differ in one patient at one site, added or removed",
+        RUN, STUDY, True, "neighbours differ in one patient at one site, whose part is replaced by zeros",
     )  # fmt: skip
     assert run.epsilon == pytest.approx(status.spent)
     assert [(use.kind, use.mechanism, use.used, use.reserved) for use in run.uses] == [("train", NOISE, 2, 3)]
