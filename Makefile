@@ -6,7 +6,7 @@ N ?= 10000
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check fix bench bench-robust bench-flamby docs replay simulate clean
+.PHONY: help demo test check fix bench bench-robust bench-flamby bench-private docs replay simulate clean
 
 help:             ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ –/'
@@ -32,6 +32,9 @@ bench-robust: .venv/dev  ## every aggregation rule beside every attack, on real 
 
 bench-flamby: .venv/dev  ## every strategy on natural federations, beside FLamby's published tables
 	$(BIN)/python -m benchmarks.flamby $(ARGS)
+
+bench-private: .venv/dev  ## what privacy costs in accuracy: heart disease and chest X-rays at several epsilons
+	$(BIN)/python -m benchmarks.private $(ARGS)
 
 docs: .venv/dev   ## the documents as HTML in docs/_build
 	$(BIN)/python docs/generate.py && $(BIN)/sphinx-build -nW docs docs/_build

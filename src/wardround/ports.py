@@ -268,8 +268,8 @@ class Files(Protocol):
     def remember(self, scope: str, number: int, descriptor: int) -> None:
         """Keep an open file's content as what is remembered after round `number`; durable, or `StorageFullError`."""
 
-    def recall(self, scope: str, number: int, descriptor: int) -> None:
-        """Fill an open file with what is remembered after round `number`, or zeros; forget what other rounds left."""
+    def recall(self, scope: str, number: int, descriptor: int) -> Digest:
+        """Fill an open file with what is remembered after round `number`, or zeros, and digest it; forget the rest."""
 
     def forget(self, scope: str, *, but_the_last: bool = False) -> None:
         """Forget what is remembered of `scope`."""

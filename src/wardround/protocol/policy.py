@@ -220,7 +220,7 @@ def _leaving(plan: Plan, *, standardize: bool) -> list[str]:
         return [
             f"{sums}No record leaves it.",
             f"All of it is masked: the hub sees only sums over at least {plan.min_participants} sites. "  # noqa: ISC004
-            f"The sites' keys are those of roster {secure.roster[:16]}…; the sums are not noised.",
+            f"The sites' keys are those of roster {secure.roster[:16]}…; the sums have {'' if plan.privacy else 'no '}noise.",
         ]
     left = f"{sums}In each round {update}, and metrics on held-out records leave the site. No record leaves it."
     if plan.privacy is not None and not plan.privacy.evaluation_noise:

@@ -29,8 +29,10 @@ import msgspec
 from wardround import analysis
 from wardround.analysis import Analysis, KaplanMeier, Quantiles
 from wardround.clinical.contract import DataContract, numeric_columns_without_bounds
+from wardround.codec.fixedpoint import Encoding
 from wardround.codec.tensors import Manifest
 from wardround.errors import CodecError
+from wardround.ids import SiteId
 from wardround.privacy import factorization, mechanisms, rdp
 from wardround.privacy.mechanisms import Gaussian, Laplace, Mechanism, SampledGaussian
 from wardround.privacy.noising import Distribution
@@ -46,7 +48,10 @@ __all__ = [
     "epsilon",
     "gradient_noise",
     "honest_share",
+    "is_shared",
     "sensitivity",
+    "shared_deviation",
+    "shared_encoding",
     "statistics_rounds",
     "uses",
 ]
@@ -59,6 +64,9 @@ _LEAST_NOISE = 1e-3
 _MOST_RECORDS = 100_000
 _MOST_BAND = 1000
 _COUNT_SHARE = 5.0
+_NOISE_ROOM = 16.0
+_LEAST_DEVIATION = 4.0
+"""From here on the sum of discrete Gaussians is one within e^-150 (Kairouz et al., Theorem 1)."""
 
 
 class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -116,8 +124,18 @@ class Plan(Protocol):
         ...
 
     @property
+    def participants(self) -> tuple[SiteId, ...]:
+        """All sites."""
+        ...
+
+    @property
     def min_participants(self) -> int:
         """The least cohort."""
+        ...
+
+    @property
+    def limits(self) -> Any:  # noqa: ANN401, the plan's own type
+        """What bounds a site's weight."""
         ...
 
     @property
@@ -249,6 +267,32 @@ def sensitivity(plan: Plan) -> float:
     return training.optimizer.learning_rate * privacy.clip / privacy.sampling_rate
 
 
+def is_shared(plan: Plan) -> bool:
+    """Whether sites add parts of one noise to the integers of their updates."""
+    return plan.privacy is not None and plan.privacy.noise == "shared" and plan.training.rounds > 0
+
+
+def shared_encoding(plan: Plan) -> Encoding:
+    """How updates become integers where noise is shared: half of the range is left for that.
+
+    One patient, or site, moves the weighted sum by `sensitivity`, which bounds each coordinate too; so much is
+    ``limit / max_weight`` integers. Twelve standard deviations of the sum of all noise fit into the half that is left.
+    """
+    noise = plan.privacy.noise_multiplier if plan.privacy else 0.0
+    weight = max(min(plan.secure.max_weight, plan.limits.max_records), math.ceil(_NOISE_ROOM * noise))
+    return Encoding(2 * len(plan.participants), sensitivity(plan), weight)
+
+
+def shared_deviation(plan: Plan, columns: int) -> float:
+    """Standard deviation of the noise that each site adds to its integers.
+
+    Rounding moves each of the columns of two neighbours apart by at most one more, whatever their random words.
+    """
+    rule = shared_encoding(plan)
+    noise = plan.privacy.noise_multiplier if plan.privacy else 0.0
+    return noise * (rule.limit / rule.max_weight + math.sqrt(columns)) / math.sqrt(honest_share(plan))
+
+
 def honest_share(plan: Plan) -> int:
     """Among how many sites the noise is shared: the least cohort without the colluding."""
     return plan.min_participants - plan.privacy.colluding if plan.privacy else 1
@@ -337,6 +381,8 @@ def _check_together(plan: Plan, privacy: Privacy) -> None:
         raise CodecError("privacy: shared and central noise need plain synchronous rounds, and no divergence")
     if honest_share(plan) < 1:
         raise CodecError("privacy: min_participants less colluding must leave a site to add noise")
+    if is_shared(plan) and shared_deviation(plan, 0) < _LEAST_DEVIATION:
+        raise CodecError("privacy: a smaller max_weight is needed, to leave integers for the noise of each site")
     is_plain = optimizer.name == "sgd" and not optimizer.momentum and not optimizer.weight_decay
     if (
         privacy.unit == "patient"

@@ -50,7 +50,6 @@ __all__ = [
 
 EPOCH_SECONDS = 86_400
 _LARGEST_METRIC = 2.0**20
-_NOISE_ROOM = 16.0
 
 
 class SecureTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,7 +93,7 @@ def secure_terms(plan: Plan) -> SecureTerms | None:
         capacity=rule.capacity,
         clip=rule.clip,
         max_weight=rule.max_weight,
-        deviation=_deviation(plan, rule, sent),
+        deviation=private.shared_deviation(plan, sent) if private.is_shared(plan) else 0.0,
         stage_seconds=secure.stage_seconds,
         site_metrics=secure.site_metrics,
         group_size=secure.group_size,
@@ -147,28 +146,10 @@ def cohort_terms(
 
 
 def _encoding(plan: Plan, secure: SecureAggregation) -> Encoding:
-    """How updates become integers; with shared noise, half of the range is left for that.
-
-    One patient, or site, moves the weighted sum by `private.sensitivity`, which bounds each coordinate too; so much is
-    ``limit / max_weight`` integers. Twelve standard deviations of the sum of all noise fit into the half that is left.
-    """
-    sites, weight = len(plan.participants), min(secure.max_weight, plan.limits.max_records)
-    if plan.privacy is None or plan.privacy.noise != "shared" or not plan.training.rounds:
-        return Encoding(sites, secure.clip, weight)
-    return Encoding(
-        2 * sites, private.sensitivity(plan), max(weight, math.ceil(_NOISE_ROOM * plan.privacy.noise_multiplier))
-    )
-
-
-def _deviation(plan: Plan, rule: Encoding, columns: int) -> float:
-    """Standard deviation of the noise that each site adds to its integers; 0 without shared noise.
-
-    Rounding moves each of the columns of two neighbours apart by at most one more, whatever their random words.
-    """
-    if plan.privacy is None or plan.privacy.noise != "shared" or not plan.training.rounds:
-        return 0.0
-    moved = rule.limit / rule.max_weight + math.sqrt(columns)
-    return plan.privacy.noise_multiplier * moved / math.sqrt(private.honest_share(plan))
+    """How updates become integers."""
+    if private.is_shared(plan):
+        return private.shared_encoding(plan)
+    return Encoding(len(plan.participants), secure.clip, min(secure.max_weight, plan.limits.max_records))
 
 
 def epoch_of(now: float) -> int:

@@ -64,6 +64,7 @@ def document(
     audits: Mapping[str, Audit] | None = None,
     membership: Mapping[str, Any] | None = None,
     inversions: Sequence[Inverted] = (),
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All of an audit as JSON-able values; what there is none of is left out.
 
@@ -73,12 +74,15 @@ def document(
         audits: One-run audits by name.
         membership: `wardround.sdk.membership.MembershipAudit.document`.
         inversions: In the order in which to show them.
+        notes: What to know beside the checks: what failed, who must act, what was not looked at.
     """
     found: dict[str, Any] = {"title": title, **gate.document()}
     if audits:
         found["one_run"] = [_one_run(name, audit) for name, audit in audits.items()]
     if membership:
         found["membership"] = dict(membership)
+    if notes:
+        found["notes"] = list(notes)
     if inversions:
         found["inversion"] = [_inversion(one) for one in inversions]
     return found
@@ -87,7 +91,8 @@ def document(
 def page(found: Mapping[str, Any]) -> str:
     """The page of a `document`, or of the same read from JSON."""
     verdict = "passes" if found["passed"] else "does not pass"
-    parts = [f"<p>This audit <strong>{verdict}</strong> the privacy gate.</p>", _checks(found["checks"])]
+    parts = [f"<p>This audit <strong>{verdict}</strong> the privacy gate.</p>", _list(found.get("notes", ()))]
+    parts.append(_checks(found["checks"]))
     parts += [_bounds(found["one_run"])] if "one_run" in found else []
     parts += [_membership(found["membership"])] if "membership" in found else []
     parts += [_inversions(found["inversion"])] if "inversion" in found else []
@@ -276,6 +281,10 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col">{_safe(heading)}</th>' for heading in headings)
     body = "".join("<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_safe(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def _note(words: str) -> str:

@@ -147,9 +147,8 @@ class RoundWork:
             control = self._files.fetch(task.control, task.run, self._hub, task.control_inline)
         worker = self._resident(task, plan, table)
         memory = worker.memory
-        if memory is not None:
-            self._files.recall(task.run, task.counted, memory)
-        seed = self._safeguard.seed(plan, task, digest)
+        remembered = self._files.recall(task.run, task.counted, memory) if memory is not None else Digest("")
+        seed = self._safeguard.seed(plan, task, digest, remembered)
         self._progress("training", task)
         trained = worker.perform(task.number, task.kind, base, statistics, control, seed=seed)
         if memory is not None:

@@ -5,10 +5,10 @@
     release    what a run that is over did not spend is free again
 
 A seed follows from a key that never leaves the node, and from everything that goes into the round: plan, run, model,
-statistics, records, and the software that computes. So the same round, asked again after a crash, draws the same
-coins and noise and gives the same bytes, which tells nothing new and costs nothing more; whatever is different, if
-only by one record, draws others and is another cost. A hub that asks one round twice with different models pays twice,
-out of what the run has reserved, until there is nothing left.
+statistics, records, what is remembered of earlier rounds, and the software that computes. So the same round, asked
+again after a crash, draws the same coins and noise and gives the same bytes, which tells nothing new and costs nothing
+more; whatever is different, if only by one record, draws others and is another cost. A hub that asks one round twice
+with different models pays twice, out of what the run has reserved, until there is nothing left.
 """
 
 import hashlib
@@ -26,6 +26,8 @@ from wardround.protocol.messages import Task
 from wardround.protocol.plan import Plan
 
 __all__ = ["Ledger", "Safeguard", "table_digest"]
+
+_NOTHING = Digest("")
 
 
 class Ledger(Protocol):
@@ -71,20 +73,22 @@ class Safeguard:
         if plan.privacy is not None and plan.privacy.unit == "patient" and plan.privacy.delta * patients >= 1:
             raise PolicyError("the plan's delta is not below one over the number of this site's patients")
 
-    def seed(self, plan: Plan, task: Task, records: Digest) -> bytes:
+    def seed(self, plan: Plan, task: Task, records: Digest, remembered: Digest = _NOTHING) -> bytes:
         """Pay for a round and give its seed: 32 bytes, or none where the plan has no privacy or the round no noise.
 
         Args:
             plan: The approved plan.
             task: The round, with the model and statistics that it begins from.
             records: `table_digest` of the records that it reads.
+            remembered: Of what the site remembers from earlier rounds.
 
         Raises:
             BudgetExceededError: The run has spent what it reserved.
         """
         if plan.privacy is None or task.kind not in private.uses(plan):
             return b""
-        parts = (task.kind, task.number, task.base, task.standardization, task.control, records, self._software)
+        begins = (task.base, task.standardization, task.control)
+        parts = (task.kind, task.number, *begins, records, remembered, self._software)
         key = canonical.digest(canonical.encode(parts))
         if self._ledger is not None:
             self._ledger.commit(plan.privacy.unit, task.run, task.kind, key)

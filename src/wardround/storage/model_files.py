@@ -136,7 +136,7 @@ class FolderModelFiles:
                 raise StorageFullError(f"the disk of {self._folder} is full") from None
             raise UnavailableError(f"the folder {self._folder} cannot be written: {type(error).__name__}") from None
 
-    def recall(self, scope: str, number: int, descriptor: int) -> None:
+    def recall(self, scope: str, number: int, descriptor: int) -> Digest:
         """See `wardround.ports.Files`."""
         size, wanted = os.fstat(descriptor).st_size, self._folder / f"memory-{scope}-{number}"
         if wanted.exists() or not number:
@@ -145,9 +145,8 @@ class FolderModelFiles:
                     path.unlink()
         if wanted.exists() and wanted.stat().st_size == size:
             with wanted.open("rb") as file:
-                _fill(descriptor, self.chunks(file.fileno(), 0, size, _PIECE))
-        else:
-            _fill(descriptor, (memoryview(bytes(min(_PIECE, size - start))) for start in range(0, size, _PIECE)))
+                return _fill(descriptor, self.chunks(file.fileno(), 0, size, _PIECE))
+        return _fill(descriptor, (memoryview(bytes(min(_PIECE, size - start))) for start in range(0, size, _PIECE)))
 
     def forget(self, scope: str, *, but_the_last: bool = False) -> None:
         """See `wardround.ports.Files`."""
@@ -191,7 +190,9 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _fill(descriptor: int, pieces: Iterable[memoryview]) -> None:
-    place = 0
+def _fill(descriptor: int, pieces: Iterable[memoryview]) -> Digest:
+    place, digest = 0, hashlib.sha256()
     for piece in pieces:
+        digest.update(piece)
         place += os.pwrite(descriptor, piece, place)
+    return Digest(digest.hexdigest())

@@ -250,6 +250,7 @@ def test_records_that_changed_draw_other_noise():
     before = guard.seed(plan, task(), table_digest(records))
     records.features[0, 0] += 1e-3
     assert guard.seed(plan, task(), table_digest(records)) != before
+    assert guard.seed(plan, task(number=2), RECORDS) != guard.seed(plan, task(number=2), RECORDS, Digest("f" * 64))
     other = Safeguard(KEY, ledger=None, software="another version")
     assert other.seed(plan, task(), RECORDS) != Safeguard(KEY, ledger=None).seed(plan, task(), RECORDS)
     assert Safeguard(bytes(32), ledger=None).seed(plan, task(), RECORDS) != before
