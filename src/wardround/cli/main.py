@@ -11,10 +11,11 @@ __all__ = ["main", "wardround"]
 
 _GROUPS = {
     "hub": ("wardround.cli.hub", "Run the hub that coordinates: init, serve, invite, revoke."),
-    "node": ("wardround.cli.node", "Run a hospital's node: enrol, check, review, approve, run."),
+    "node": ("wardround.cli.node", "Run a hospital's node: enrol, check, review, approve, run, audit."),
     "officer": ("wardround.cli.officer", "Vouch for the sites' keys: init, sign."),
     "roster": ("wardround.cli.roster", "Draft, show and publish the roster of the sites' keys."),
     "study": ("wardround.cli.study", "Declare, submit, watch and fetch studies."),
+    "audit": ("wardround.cli.audit", "Audit what a trained model tells of its patients: privacy."),
     "demo": ("wardround.cli.demo", "Four hospitals and a hub on this machine, on real records."),
     "doctor": ("wardround.cli.doctor", "Check connection, clock, certificate, disk, versions; say what to fix."),
     "simulate": ("wardround.cli.simulate", "Run a study file in this process, without a network."),

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wardround.cli.audit import node_audit
 from wardround.cli.budget import budget
 from wardround.cli.output import as_json, configure_logs, folder_argument, show
 
 if TYPE_CHECKING:
-    from wardround.ids import StudyId
     from wardround.node.setup import Node
 
 __all__ = ["node"]
@@ -23,6 +23,7 @@ def node() -> None:
 
 
 node.add_command(budget)
+node.add_command(node_audit)
 
 
 @node.command()
@@ -107,7 +108,7 @@ def review(folder: str, study: str | None, json_: bool) -> None:
         ]
         show(json_, found, "\n".join(lines) or "No study asks this site.")
         return
-    identifier = _study(opened, study)
+    identifier = setup.study_named(opened, study)
     plan, words, objections = opened.approvals.review(identifier)
     text = "\n".join([f"Study {identifier}", *(f"  - {line}" for line in words)])
     if objections:
@@ -127,7 +128,7 @@ def _decision(verdict: str, words: str) -> Any:
         from wardround.node import setup
 
         opened = setup.open_node(Path(folder))
-        identifier = _study(opened, study)
+        identifier = setup.study_named(opened, study)
         _, lines, objections = opened.approvals.review(identifier)
         if not yes:
             click.echo("\n".join(["", *(f"  - {line}" for line in lines), *(f"  ! {line}" for line in objections), ""]))
@@ -154,7 +155,7 @@ def check(folder: str, study: str, json_: bool) -> None:
     from wardround.node import setup
 
     opened = setup.open_node(Path(folder))
-    plan, _, _ = opened.approvals.review(_study(opened, study))
+    plan, _, _ = opened.approvals.review(setup.study_named(opened, study))
     table = setup.open_records(Path(folder), opened.config).load(plan.data)
     report = table.report
     held_out = int(np.count_nonzero(table.held_out))
@@ -178,20 +179,11 @@ def model(folder: str, study: str, target: str, json_: bool) -> None:
     from wardround.node import setup
 
     opened = setup.open_node(Path(folder))
-    data = setup.own_model(Path(folder), opened, _study(opened, study))
+    data = setup.own_model(Path(folder), opened, setup.study_named(opened, study))
     if not data:
         raise NotFoundError("this site has no own model of this study: its plan asks for none, or it has not run")
     Path(target).write_bytes(data)
     show(json_, {"model": target, "bytes": len(data)}, target)
-
-
-def _study(opened: "Node", prefix: str) -> "StudyId":
-    from wardround.errors import ConfigError
-
-    found = [status.study for status in opened.hub.studies() if status.study.startswith(prefix)]
-    if len(found) != 1:
-        raise ConfigError(f"{len(found)} studies begin with {prefix!r}; `wardround node review` lists them")
-    return found[0]
 
 
 def _hand_in_card(opened: "Node") -> None:

@@ -42,7 +42,9 @@ __all__ = [
     "make_agreement_key",
     "open_budgets",
     "open_node",
+    "open_records",
     "own_model",
+    "study_named",
 ]
 
 StartWorker = Callable[[Plan, StudyTable, bytes | None], Worker]
@@ -201,6 +203,18 @@ def own_model(folder: Path, node: Node, study: StudyId) -> bytes:
         if arrays := personal_model(plan, last_memory(models, run)):
             return tensors.pack(arrays, tuple(msgspec.structs.replace(spec, dtype="float32") for spec in plan.manifest))
     return b""
+
+
+def study_named(node: Node, prefix: str) -> StudyId:
+    """A study that names this site by its digest, or the beginning of it.
+
+    Raises:
+        ConfigError: None, or several, begin like this.
+    """
+    found = [status.study for status in node.hub.studies() if status.study.startswith(prefix)]
+    if len(found) != 1:
+        raise ConfigError(f"{len(found)} studies begin with {prefix!r}; `wardround node review` lists them")
+    return found[0]
 
 
 def _vault(folder: Path, config: NodeConfig) -> SealedVault:

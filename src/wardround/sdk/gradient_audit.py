@@ -8,9 +8,9 @@
                 over those of the fewest sites that are ever summed
 
 The attack is the analytic one, whose answer is exact, and for small perceptrons the search beside it; it knows the
-labels, which are those that the model expects least. A first layer with an intercept is what it needs: for other models the report says that nothing was tried.
-Records are of standard normal features, as a model sees them; a record counts as rebuilt when it comes within a tenth
-of a standard deviation, and nearer than to any of 200 others.
+labels, which are those that the model expects least. A first layer with an intercept is what it needs: for other models
+the report says that nothing was tried. Records are of standard normal features, as a model sees them; a record counts
+as rebuilt when it comes within a tenth of a standard deviation, and nearer than to any of 200 others.
 
 References: `wardround.training.inversion`.
 """
@@ -118,7 +118,7 @@ class _Attack:
     def _surprising(self, features: torch.Tensor) -> torch.Tensor:
         """Labels that the model does not expect: what it has learned already moves no gradient."""
         with torch.no_grad():
-            outputs = self._module(features).reshape(len(features), -1)
+            outputs: torch.Tensor = self._module(features).reshape(len(features), -1)
         match self._plan.data.label.outcome:
             case "binary":
                 return (outputs[:, 0] < 0).float()

@@ -70,6 +70,11 @@ class PrivacyAudit:
         return canonical.encode(self.document)
 
     @property
+    def digest(self) -> Digest:
+        """Of the report for programs."""
+        return canonical.digest(self.json)
+
+    @property
     def page(self) -> str:
         """The report for people."""
         return audit_page.page(self.document)

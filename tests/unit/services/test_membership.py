@@ -5,6 +5,7 @@ import random
 import msgspec
 import numpy as np
 import pytest
+from msgspec import UNSET
 from tests.simulation import fakes
 
 from wardround.crypto import agreement, signing
@@ -12,7 +13,7 @@ from wardround.errors import PeerProtocolError, PolicyError, SignatureError
 from wardround.ids import Digest
 from wardround.protocol import plan as plans
 from wardround.protocol.messages import CohortTask, PairTask
-from wardround.protocol.plan import Asynchronous, SecureAggregation
+from wardround.protocol.plan import Asynchronous, Privacy, SecureAggregation
 from wardround.protocol.policy import SitePolicy
 from wardround.protocol.secure import cohort_terms, epoch_of, secure_terms
 from wardround.secagg import cohort as cohorts
@@ -168,6 +169,7 @@ def test_an_honest_hub_opens_a_cohort(world):
         {"minimum": 2},
         {"clip": 1e6},
         {"max_weight": 10**9},
+        {"deviation": 1.0},
         {"capacity": 5000},
         {"kind": "evaluate"},
         {"roster": OTHER},
@@ -444,3 +446,16 @@ def test_another_run_of_an_asynchronous_study_over_the_same_model_is_refused(wor
     again = late_terms(world, 2, dict.fromkeys(SITES, 2))
     with pytest.raises(PeerProtocolError, match="another round, or beside"):
         world.react("angus", again, Invitation(again))
+
+
+def test_a_hub_that_asks_for_less_noise_than_the_plan_is_refused(world):
+    training = msgspec.structs.replace(world.plan.training, rounds=4, epochs=0, steps=1)
+    privacy = Privacy(delta=1e-3, noise="shared", noise_multiplier=2.0)
+    world.plan = msgspec.structs.replace(world.plan, training=training, privacy=privacy)
+    true = world.terms()
+    assert true.deviation > 0
+    for lie in (true.deviation / 2, true.deviation * (1 - 1e-12), UNSET):
+        told = msgspec.structs.replace(true, deviation=lie)
+        with pytest.raises(PeerProtocolError):
+            world.sites["angus"].membership.share(world.task(true, Invitation(told)), told, world.plan)
+    assert world.sites["angus"].membership.share(world.task(true, Invitation(true)), true, world.plan)
