@@ -217,16 +217,15 @@ def _leaving(plan: Plan, *, standardize: bool) -> list[str]:
         )
     update = f"a model update of {plan.initial.size:,} bytes, the number of training records"
     if secure is not None and not plan.training.rounds:
+        noise = "noise" if plan.privacy else "no noise"
         return [
             f"{sums}No record leaves it.",
             f"All of it is masked: the hub sees only sums over at least {plan.min_participants} sites. "  # noqa: ISC004
-            f"The sites' keys are those of roster {secure.roster[:16]}…; the sums have {'' if plan.privacy else 'no '}noise.",
+            f"The sites' keys are those of roster {secure.roster[:16]}…; the sums have {noise}.",
         ]
     left = f"{sums}In each round {update}, and metrics on held-out records leave the site. No record leaves it."
     if plan.privacy is not None and not plan.privacy.evaluation_noise:
-        left = left.replace(", and metrics on held-out records leave", " leave").replace(
-            "the number of", "and the number of"
-        )
+        left = f"{sums}In each round {update} leave the site, and no metric. No record leaves it."
     if secure is None:
         noised = "and has no noise" if plan.privacy is None else "but has noise as said below"
         return [left, f"The update is not masked, {noised}: the hub's operator can see it."]

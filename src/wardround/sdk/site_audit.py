@@ -8,7 +8,6 @@ its digest. The report has figures of the site's patients as a crowd; it does no
 """
 
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from wardround.errors import PeerProtocolError, PolicyError
 from wardround.ids import RunId, StudyId
 from wardround.node import setup
 from wardround.node.setup import Node
-from wardround.protocol.plan import BlobRef, CodePackage, Plan
+from wardround.protocol.plan import BlobRef, CodePackage
 from wardround.sdk import privacy_audit
 from wardround.sdk.privacy_audit import PrivacyAudit, Result
 from wardround.storage.model_files import FolderModelFiles
@@ -79,7 +78,7 @@ def audit_study(
         progress=progress,
     )
     audits = private_folder(private_folder(folder / node.config.state) / "audits")
-    page = audits / f"{run}-{int(time.time())}.html"
+    page = audits / f"{run}-{found.digest[:16]}.html"
     found.write(page)
     if plan.audits:
         node.approvals.hand_in_audit(run, result.digest, found.digest, passed=found.passed, person=person)

@@ -204,9 +204,16 @@ def test_the_noise_of_the_least_honest_cohort_is_the_whole():
 
 @pytest.mark.parametrize("noise", [0.01, 1.0, 10.0, 1000.0])
 @pytest.mark.parametrize("unit", ["site", "patient"])
-def test_updates_and_noise_of_all_sites_fit_into_the_ring(noise, unit):
-    terms = secure_terms(shared(noise_multiplier=noise, unit=unit))
-    assert 3 * encoding(terms).limit + 12 * math.sqrt(3) * terms.deviation < 2**31
+@pytest.mark.parametrize("max_weight", [1, 10_000])
+def test_updates_and_noise_of_all_sites_fit_into_the_ring(noise, unit, max_weight):
+    four = private_plan(
+        participants=("angus", "banff", "clyde", "deeside"),
+        secure=msgspec.structs.replace(SECURE, max_weight=max_weight),
+        training=ONE_STEP,
+        privacy={"noise": "shared", "noise_multiplier": noise, "unit": unit},
+    )
+    terms = secure_terms(four)
+    assert 4 * encoding(terms).limit + 12 * math.sqrt(4) * terms.deviation < 2**31
 
 
 def test_the_hub_cannot_say_how_much_noise_there_is():

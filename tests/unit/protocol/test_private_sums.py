@@ -93,6 +93,10 @@ def test_sites_add_up():
 
 def test_indicators_are_told_nothing_of_by_the_standardization():
     plan = declared(noise=5.0)
+    for number in range(5):
+        told = private_sums.site_sums(plan, "statistics", table(), (), noising.derive(SEED, "again", number))
+        moments = private_sums.decoded(plan, "statistics", list(map(Fraction, told)))[:12]
+        assert [moments[place] for place in (1, 3, 5, 7, 9, 11)] == [0] * 6
     values = found(plan, "statistics", [table()])
     sums = {
         name: np.array([float(value) for value in values[place * 4 : place * 4 + 4]])

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from wardround.errors import ForbiddenError, LocalProtocolError, PeerProtocolError
 from wardround.protocol import events as happened
 from wardround.protocol import study as studies
-from wardround.protocol.events import RunStarted, SiteDecided, StudyEnded, StudyProposed
-from wardround.protocol.messages import Decision
+from wardround.protocol.events import RunStarted, SiteAudited, SiteDecided, StudyEnded, StudyProposed
+from wardround.protocol.messages import Audit, Decision
 from wardround.protocol.study import ENDED, Phase
 
 SITES = ("a", "b", "c")
 STUDY = "0" * 64
 
 
-def proposed(minimum=2, expires=1000.0, sites=SITES):
+def proposed(minimum=2, expires=1000.0, sites=SITES, audits=0):
     event = StudyProposed(
         at=0.0,
         study=STUDY,
@@ -26,6 +26,7 @@ def proposed(minimum=2, expires=1000.0, sites=SITES):
         participants=sites,
         min_participants=minimum,
         expires=expires,
+        audits=audits,
     )
     return studies.study_of([event])
 
@@ -165,6 +166,90 @@ def test_what_runs_or_was_evaluated_is_not_started_again(phase):  # (5)
     study = fold(study, studies.end(study, phase, "", 2.0)) if phase is not Phase.RUNNING else study
     with pytest.raises(PeerProtocolError, match=phase.value):
         studies.start(study, 3.0)
+
+
+MODEL = "a" * 64
+
+
+def evaluated(audits=1, sites=SITES, run=1):
+    """A study whose run gave `MODEL`, with runs before it that stopped."""
+    study = proposed(audits=audits)
+    for site in SITES:
+        study, _ = decide(study, site, "approve" if site in sites else "refuse")
+    for _ in range(run - 1):
+        study = fold(study, studies.end(study, Phase.STOPPED, "no quorum", 2.0))
+        study = fold(study, studies.start(study, 2.0))
+    return fold(study, studies.end(study, Phase.EVALUATED, "", 3.0, model=MODEL))
+
+
+def audited(study, site, passed=True, **changes):
+    """The study after an audit, and the events."""
+    fields = {"study": STUDY, "run": study.runs[-1], "model": MODEL, "report": "b" * 64, "person": "Dr Who"}
+    message = Audit(command="x", site=site, passed=passed, audited_at=4.0, **fields | changes)
+    events = studies.audit(study, message, b"signed", 4.0)
+    return fold(study, events), events
+
+
+def test_a_release_is_refused_until_enough_audits_passed():  # (6)
+    study = evaluated(audits=2)
+    with pytest.raises(
+        PeerProtocolError, match=r"0 sites have audited the model, the plan asks for 2.*of a, b, c, with"
+    ):
+        studies.release(study, "", 5.0)
+    study, events = audited(study, "a")
+    assert [(event.site, event.passed, event.model, event.document) for event in events] == [
+        ("a", True, MODEL, b"signed")
+    ]
+    with pytest.raises(PeerProtocolError, match=r"1 sites .* of b, c"):
+        studies.release(study, "", 5.0)
+    study, _ = audited(study, "c")
+    assert studies.verdicts_of_audits(study) == {"a": "passed", "b": "", "c": "passed"}
+    assert kinds(studies.release(study, "", 5.0)) == [StudyEnded]
+
+
+def test_a_release_is_refused_while_one_audit_failed():  # (6)
+    study, _ = audited(audited(evaluated(), "a")[0], "b", passed=False)
+    with pytest.raises(PeerProtocolError, match=r"audit of b failed.*[Mm]ust act: the researcher"):
+        studies.release(study, "", 5.0)
+    study, events = audited(study, "b", report="c" * 64)
+    assert kinds(events) == [SiteAudited], "a site may audit again, and its last verdict counts"
+    assert kinds(studies.release(study, "", 5.0)) == [StudyEnded]
+    study, _ = audited(study, "a", passed=False)
+    with pytest.raises(PeerProtocolError, match="audit of a failed"):
+        studies.release(study, "", 5.0)
+
+
+def test_only_a_site_of_the_last_run_audits_and_only_its_model():  # (6)
+    study = evaluated(sites=("a", "c"))
+    with pytest.raises(ForbiddenError, match="does not name z"):
+        audited(study, "z")
+    with pytest.raises(PeerProtocolError, match="b took no part"):
+        audited(study, "b")
+    with pytest.raises(PeerProtocolError, match="another model"):
+        audited(study, "a", model="c" * 64)
+    later = evaluated(run=2)
+    with pytest.raises(PeerProtocolError, match="another model"):
+        audited(later, "a", run=f"{STUDY}.1")
+    assert audited(later, "a", run=f"{STUDY}.2")[1]
+
+
+def test_a_model_is_audited_between_its_run_and_its_release():  # (6)
+    stopped = fold(running(), studies.end(running(), Phase.STOPPED, "", 2.0))
+    for study in (running(), stopped, fold(evaluated(), studies.end(evaluated(), Phase.WITHDRAWN, "", 5.0))):
+        with pytest.raises(PeerProtocolError, match=r"asks for no audits|the study is"):
+            audited(study, "a")
+    with pytest.raises(PeerProtocolError, match="asks for no audits"):
+        audited(evaluated(audits=0), "a")
+    assert kinds(studies.release(evaluated(audits=0), "", 5.0)) == [StudyEnded]
+
+
+def test_the_same_audit_again_changes_nothing_and_another_run_forgets_it():  # (6)
+    study, _ = audited(evaluated(), "a")
+    assert audited(study, "a", person="Dr No")[1] == []
+    again = studies.evolve(study, RunStarted(at=6.0, run=f"{STUDY}.2", sites=SITES))
+    assert (again.audits, again.model) == ({}, "")
+    stored = happened.encode(audited(evaluated(), "b", passed=False)[1][0])
+    assert studies.evolve(evaluated(), happened.decode_study(stored)).audits["b"].passed is False
 
 
 def test_an_end_is_noted_once():

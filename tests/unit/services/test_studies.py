@@ -7,6 +7,7 @@ from tests.simulation.bench import SITES, Bench, Killed, decision, plan
 from tests.simulation.fakes import RESEARCHER, T0
 
 from wardround.codec import canonical
+from wardround.crypto import signing
 from wardround.errors import (
     CodecError,
     DigestMismatchError,
@@ -20,9 +21,9 @@ from wardround.errors import (
 )
 from wardround.protocol import messages
 from wardround.protocol import plan as plans
-from wardround.protocol.messages import Decision, Proposal
+from wardround.protocol.messages import Audit, Decision, Proposal
 from wardround.protocol.plan import BlobRef, CodePackage, SignedPlan
-from wardround.protocol.policy import SitePolicy
+from wardround.protocol.policy import SitePolicy, explain
 from wardround.protocol.run import Phase as RunPhase
 from wardround.protocol.study import Phase
 from wardround.services.approvals import Approvals
@@ -322,6 +323,9 @@ class Hub:
     def decide(self, decision):
         return self._bench.studies.decide(self._site, decision)
 
+    def audit(self, audit):
+        return self._bench.studies.audit(self._site, audit)
+
 
 def approvals(bench, vault, *, lie=None, policy=None, site="berlin", key=None):
     return Approvals(
@@ -418,3 +422,73 @@ def test_an_approval_that_the_hub_never_heard_of_still_counts_here(bench):
     with pytest.raises(UnavailableError):
         approve(bench, vault)
     assert approvals(bench, vault).approved_plan(bench.study) == bench.plan
+
+
+@pytest.fixture
+def evaluated():
+    """A hub with an evaluated study, whose plan asks for an audit."""
+    made = Bench(rounds=1, scaling="none")
+    made.plan = msgspec.structs.replace(made.plan, audits=1)
+    made.study = plans.study_id(made.plan)
+    made.run = f"{made.study}.1"
+    made.start()
+    made.round()
+    made.round()
+    return made
+
+
+def hand_in(bench, vault, *, passed=True, site="berlin", key=None, model=None, report="b" * 64):
+    made = approvals(bench, vault, site=site, key=key)
+    model = model or bench.state().model.digest
+    return made.hand_in_audit(bench.run, model, report, passed=passed, person="Dr Who")
+
+
+def test_a_release_waits_for_its_audits(evaluated):
+    with pytest.raises(PeerProtocolError, match="0 sites have audited the model, the plan asks for 1"):
+        evaluated.studies.finish(RESEARCHER, evaluated.study, Phase.RELEASED, "")
+    status = hand_in(evaluated, MemoryVault())
+    assert (status.audits_needed, status.audits) == (1, {"berlin": "passed", "cadiz": "", "delft": ""})
+    assert hand_in(evaluated, MemoryVault(), site="delft", passed=False).audits["delft"] == "failed"
+    evaluated.boot()
+    with pytest.raises(PeerProtocolError, match="the audit of delft failed"):
+        evaluated.studies.finish(RESEARCHER, evaluated.study, Phase.RELEASED, "")
+    hand_in(evaluated, MemoryVault(), site="delft", report="c" * 64)
+    assert evaluated.studies.finish(RESEARCHER, evaluated.study, Phase.RELEASED, "").phase == "released"
+    assert len(evaluated.log.kept.read(f"study:{evaluated.study}")) == 2 + len(SITES) + 1 + 3 + 1
+
+
+def test_an_audit_is_the_sites_own_signed_and_of_the_last_model(evaluated):
+    vault = MemoryVault()
+    with pytest.raises(SignatureError, match="audit is not signed"):
+        hand_in(evaluated, vault, key=fakes.key_of("cadiz"))
+    audit = messages.decode(vault.get(f"audit.{evaluated.study}"), Audit)
+    with pytest.raises(SignatureError):
+        evaluated.studies.audit("berlin", msgspec.structs.replace(audit, signature=b""))
+    with pytest.raises(ForbiddenError, match="cadiz may not audit for berlin"):
+        evaluated.studies.audit("cadiz", audit)
+    with pytest.raises(PeerProtocolError, match="another model"):
+        hand_in(evaluated, vault, model=evaluated.plan.initial.digest)
+    hand_in(evaluated, vault, passed=False)
+    kept = messages.decode(vault.get(f"audit.{evaluated.study}"), Audit)
+    with pytest.raises(SignatureError):
+        evaluated.studies.audit("berlin", msgspec.structs.replace(kept, passed=True))
+    with pytest.raises(NotFoundError):
+        evaluated.studies.audit("berlin", signed(msgspec.structs.replace(kept, study="0" * 64)))
+    assert evaluated.studies.status(evaluated.study).audits["berlin"] == "failed"
+
+
+def signed(audit):
+    return msgspec.structs.replace(audit, signature=signing.sign(messages.audit_bytes(audit), fakes.key_of(audit.site)))
+
+
+@pytest.mark.parametrize("audits", [-1, 4])
+def test_a_plan_asks_for_no_more_audits_than_it_has_participants(audits):
+    with pytest.raises(CodecError, match="audits must be between 0"):
+        plans.check(msgspec.structs.replace(plan(), audits=audits))
+    plans.check(msgspec.structs.replace(plan(), audits=3))
+    assert any("1 or more sites must have attacked it" in line for line in explain(plan_with_audit()))
+    assert not any("attacked" in line for line in explain(plan()))
+
+
+def plan_with_audit():
+    return msgspec.structs.replace(plan(), audits=1)

@@ -1,5 +1,7 @@
 import functools
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -142,6 +144,11 @@ MODULES = {
     "volume": (volume, "real"),
     "codes": (Codes, "code"),
 }
+BUILT_IN = [
+    ("linear", "number"),
+    *((name, outcome) for name in ("logistic", "mlp", "cnn") for outcome in ("binary", "multiclass")),
+    *((name, "number") for name in ("mlp", "cnn")),
+]
 BAGS = {
     "single records": [1] * 6,
     "equal bags": [3] * 4,
@@ -171,12 +178,9 @@ def test_the_sum_is_that_of_a_loop_over_patients(name, method, counts):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("outcome", ["binary", "multiclass", "number"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["logistic", "linear", "mlp", "cnn"])
+@pytest.mark.parametrize(("name", "outcome"), BUILT_IN)
 def test_built_in_models_of_every_outcome_and_dtype(name, dtype, outcome, method):
-    if outcome not in models._FITTING[name]:
-        pytest.skip("no such model")
     width = 64 if name == "cnn" else WIDTH
     label = Label(name="label", outcome=outcome, classes=("a", "b", "c") if outcome == "multiclass" else ())
     contract = DataContract(columns=tuple(Column(name=f"x{number}") for number in range(width)), label=label)
@@ -358,3 +362,26 @@ def test_the_flat_vector_has_its_length():
     found, _, columns = engine(perceptron())
     with pytest.raises(ValueError, match="elements"):
         found.clipped_sum(*bag_of([1], dtype=torch.float32), 1.0, torch.empty(columns + 1))
+
+
+LIMITED = """
+import resource, sys, torch
+from torch import nn
+from wardround.training.patient_gradients import PatientGradients
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+torch.set_num_threads(1)
+torch.set_deterministic_debug_mode("error")
+module = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.1), nn.Linear(3, 1))
+places = [slice(0, 12), slice(12, 15), slice(15, 18), slice(18, 19)]
+for method in ("book-keeping", "vmap", "loop"):
+    engine = PatientGradients(module, list(zip(module.parameters(), places)), 19, "binary", 4)
+    engine._method = method
+    engine.clipped_sum(torch.ones(3, 2, 4), torch.ones(3, 2), torch.ones(3, 2), 1.0, torch.empty(19))
+print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
+"""
+
+
+def test_no_method_needs_files_or_torchs_compiler():
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -292,3 +292,44 @@ def test_a_site_counts_by_patients_or_once():
     assert weight(declared().plan, patients) == 2
     assert weight(declared({"unit": "site"}, Training(rounds=1)).plan, patients) == 1
     assert weight(msgspec.structs.replace(declared().plan, privacy=None), patients) == 3
+
+
+def alike(count):
+    """So many patients with one and the same record, whose gradient is one half in the bias alone."""
+    return StudyTable(
+        np.zeros((count, WIDTH), np.float32), np.ones(count, np.float32), np.zeros(count, np.bool_),
+        LoadReport(count, count, 0),
+    )  # fmt: skip
+
+
+def drawn(study, count, seed, tmp_path):
+    """How many patients took part in a round, of all its steps together."""
+    found, _ = update_of(study, alike(count), seed, tmp_path)
+    rate, expected = study.plan.training.optimizer.learning_rate, count * study.plan.privacy.sampling_rate
+    return found[-1] / (0.5 * rate) * max(expected, 1.0)
+
+
+def test_how_many_were_drawn_is_not_divided_by(tmp_path):
+    training = Training(rounds=1, epochs=0, steps=1, optimizer=wardround.Optimizer(learning_rate=1e-3))
+    study = declared({"sampling_rate": 0.5}, training)
+    counts = [drawn(study, 100, noising.derive(SEED, number), tmp_path) for number in range(30)]
+    assert np.std(counts) == pytest.approx(5, rel=0.5)
+    assert counts == pytest.approx(np.rint(counts), abs=0.02)
+
+
+def test_patients_are_drawn_anew_in_each_step(tmp_path):
+    training = Training(rounds=1, epochs=0, steps=2, optimizer=wardround.Optimizer(learning_rate=1e-3))
+    study = declared({"sampling_rate": 0.5}, training)
+    counts = [round(drawn(study, 1, noising.derive(SEED, number), tmp_path)) for number in range(60)]
+    assert set(counts) == {0, 1, 2}
+    assert counts.count(1) == pytest.approx(30, abs=15)
+
+
+def test_noise_is_drawn_anew_in_each_step(tmp_path):
+    width = 3000
+    training = Training(rounds=1, epochs=0, steps=4, optimizer=wardround.Optimizer(learning_rate=1e-3))
+    study = declared({"noise_multiplier": 2.0, "clip": 0.3}, training, columns=width)
+    records = table(width=width)
+    records.features[...] = 0
+    found, _ = update_of(study, records, tmp_path=tmp_path)
+    assert found[:-1].std() == pytest.approx(1e-3 * 2.0 * 0.3 / 40 * 4**0.5, rel=0.08)
