@@ -16,8 +16,10 @@ from wardround.protocol.messages import CohortAnswer, CohortTask, Contribution, 
 from wardround.protocol.plan import BlobRef
 from wardround.protocol.policy import SitePolicy
 from wardround.services.approvals import Approvals
+from wardround.services.budgets import Budgets
 from wardround.services.membership import Membership
 from wardround.services.participant import Participant
+from wardround.services.safeguard import Safeguard
 from wardround.storage.memory import MemoryVault
 
 
@@ -31,8 +33,16 @@ class Node:
         self.wire = Wire(world, site)
         self.policy = SitePolicy(min_participants=1, min_records=1)
         self.is_gone = False
+        with world.fair_weather():
+            self.participant = None
+            tight = world.kind == "storm" and self.entropy.random() < 0.1
+            self.budgets().grant("patient", 0.9 if tight else 50.0, 1e-3, person="steward", reason="a world")
         self._life = 0
         self._polling = False
+
+    def budgets(self):
+        """What this site's ledger says now."""
+        return Budgets("records", vault=self.vault, clock=self)
 
     def now(self):
         """Fills `Clock`: the site's own clock may be wrong."""
@@ -74,6 +84,7 @@ class Node:
             source=lambda _: fakes.FakeSource(self.site),
             worker=lambda plan, _table, _package: fakes.FakeWorker(plan, self.site, files, self._ran),
             membership=self._membership(),
+            safeguard=Safeguard(bytes(32), ledger=self.budgets()),
         )
         self.hostile = Hostile(self) if self.site in self.world.weather.hostile else None
         self.world.at(self.world.now + self.world.rng.uniform(0.1, 3), self._poll, self._life)

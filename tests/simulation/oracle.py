@@ -155,6 +155,29 @@ class Oracle:
                 walk = LateWalk if self.world.is_late else SecureWalk if self.world.is_secure else RunWalk
                 walk(self, name, plans[name.split(".")[0]]).walk()
         self.compare(self.world.hub.coordinator)
+        with self.world.fair_weather():
+            self._paid(plans)
+
+    def _paid(self, plans):
+        """Whatever an honest site gave a private run was paid for, and no budget was overspent."""
+        for site, node in self.world.nodes.items():
+            status = node.budgets().status("patient")
+            assert status.spent_share + status.reserved_share <= 1
+            used = {run.run: {use.kind: use.used for use in run.uses} for run in status.runs}
+            for stream, batches in self.journal.items():
+                name = stream.removeprefix("run:")
+                plan = plans.get(name.split(".")[0])
+                if not stream.startswith("run:") or plan.privacy is None or site in self.world.weather.hostile:
+                    continue
+                trained = {"train"} if plan.training.rounds else set()
+                given = [
+                    event
+                    for batch in batches
+                    for event in batch["events"]
+                    if event["event"] == "update-accepted" and event["site"] == site and event["update"]
+                ]
+                assert not given or used[name].keys() == trained
+                assert len(given) <= used.get(name, {}).get("train", 0), f"{site} gave more than it paid for"
 
     def _answers(self, log):
         stored = {}

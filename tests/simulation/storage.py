@@ -83,6 +83,12 @@ class FaultyVault(MemoryVault):
         super().put(name, value)
         _fail(fault, {"killed after"})
 
+    def add(self, name, value):
+        fault = self._draw("vault.add")
+        _fail(fault, {"full", "killed"})
+        super().add(name, value)
+        _fail(fault, {"killed after"})
+
     def delete(self, name):
         fault = self._draw("vault.delete")
         _fail(fault, {"killed"})

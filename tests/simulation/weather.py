@@ -6,7 +6,7 @@ import msgspec
 from tests.simulation import fakes
 from tests.simulation.fakes import T0
 
-from wardround.protocol.plan import Asynchronous, SecureAggregation
+from wardround.protocol.plan import Asynchronous, Privacy, SecureAggregation
 
 
 @dataclass
@@ -111,6 +111,14 @@ def draw_secure_plans(kind, rng, sites):
         quorum = 3 if secure.group_size else max(3, plan.min_participants)
         found.append(msgspec.structs.replace(plan, secure=secure, min_participants=quorum))
     return found
+
+
+def made_private(plan):
+    """The same study with differential privacy, where its statistics allow that without noise of their own."""
+    if plan.data.scaling != "none":
+        return plan
+    training = msgspec.structs.replace(plan.training, epochs=0, steps=1)
+    return msgspec.structs.replace(plan, training=training, privacy=Privacy(delta=1e-3, noise_multiplier=4.0))
 
 
 def draw_late(kind, rng, plan):

@@ -15,7 +15,7 @@ from tests.simulation.fakes import RESEARCHER, T0
 from tests.simulation.hub import Hub
 from tests.simulation.node import Node
 from tests.simulation.oracle import Oracle
-from tests.simulation.weather import draw_late, draw_plans, draw_secure_plans, draw_weather
+from tests.simulation.weather import draw_late, draw_plans, draw_secure_plans, draw_weather, made_private
 
 from wardround.errors import CodecError, StorageFullError, UnavailableError, WardroundError
 from wardround.ids import CommandId, SiteId
@@ -45,6 +45,8 @@ class World:
         self.plans = (draw_secure_plans if self.is_secure else draw_plans)(kind, draw, self.sites)
         if self.is_late:
             self.plans = [draw_late(kind, draw, plan) for plan in self.plans]
+        if seed % 3 == 0:
+            self.plans = [made_private(plan) for plan in self.plans]
         self.studies = [plans.study_id(plan) for plan in self.plans]
         self.rng = random.Random(f"weather {seed} {kind}")
         self.weather = draw_weather(kind, self.rng, self.sites, len(self.plans))
