@@ -128,6 +128,26 @@ def history(folder: str, unit: str, json_: bool) -> None:
     show(json_, entries, "\n".join(_line(entry) for entry in entries) or "The ledger is empty.")
 
 
+@budget.command()
+@folder_argument("node")
+@click.argument("run")
+@as_json
+def free(folder: str, run: str, json_: bool) -> None:
+    """Free what RUN has reserved and not spent, where its hub never says that it is over; it trains here no more."""
+    from wardround.errors import ConfigError
+    from wardround.node import setup
+
+    budgets = setup.open_budgets(Path(folder))
+    found = {one.run for unit in ("patient", "site") for one in budgets.status(unit).runs if one.run.startswith(run)}
+    if len(found) != 1:
+        raise ConfigError(
+            f"{len(found)} runs of the ledger begin with {run!r}; `wardround node budget show` lists them"
+        )
+    name = found.pop()
+    budgets.release(name)
+    show(json_, {"run": name}, f"Run {name[:16]} has nothing reserved any more.")
+
+
 def _standing(status: "BudgetStatus") -> str:
     if not status.entries:
         return f"No budget is granted {_OF_ALL[status.unit]}: no study with a guarantee of privacy runs here."

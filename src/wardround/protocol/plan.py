@@ -28,7 +28,7 @@ from wardround.codec.tensors import Manifest
 from wardround.crypto import signing
 from wardround.errors import CodecError
 from wardround.ids import Digest, SiteId, StudyId, digest_name, site_id
-from wardround.protocol import learning, private
+from wardround.protocol import learning, private_rules
 from wardround.protocol.learning import Asynchronous, Local, Optimizer, ServerRule, Training
 from wardround.protocol.private import Privacy
 from wardround.secagg.terms import LEAST_MEMBERS
@@ -236,7 +236,7 @@ def check(plan: Plan) -> None:
     if plan.secure is not None:
         _check_secure(plan, plan.secure)
     if plan.privacy is not None:
-        private.check(plan, plan.privacy)
+        private_rules.check(plan, plan.privacy)
     if isinstance(plan.model, CodePackage):
         digest_name(plan.model.package.digest)
         module, colon, function = plan.model.factory.partition(":")

@@ -176,6 +176,8 @@ def _private(plan: Plan) -> list[str]:
     if privacy is None:
         return []
     whom, whose = ("any one patient", "patients") if privacy.unit == "patient" else ("this site as a whole", "sites")
+    is_whole = privacy.unit == "site"
+    charged = "budgets for the site and, for half of the noise, for patients" if is_whole else "budget for patients"
     where = {
         "local": "Noise is added here, before anything leaves.",
         "shared": f"Each site adds a part of the noise; it is whole even where {privacy.colluding} sites tell theirs.",
@@ -185,7 +187,7 @@ def _private(plan: Plan) -> list[str]:
     return [
         f"Differential privacy hides {whom}: epsilon {private.epsilon(plan):.3g} at delta {privacy.delta:g} for the "  # noqa: ISC004
         f"whole study (neighbours: one of the {whose}, replaced by zeros; {assumed}). {where}",
-        f"This is charged to this site's privacy budget for {whose}. How many {whose} there are is not hidden, "  # noqa: ISC004
+        f"This is charged to this site's privacy {charged}. How many {whose} there are is not hidden, "  # noqa: ISC004
         "and who is treated at several sites has the sum of their epsilons.",
     ]
 
@@ -215,7 +217,8 @@ def _leaving(plan: Plan, *, standardize: bool) -> list[str]:
         sums += (
             f"At the end, counts for curves and intervals leave it{f', also of subgroups ({groups})' * bool(groups)}. "
         )
-    update = f"a model update of {plan.initial.size:,} bytes, the number of training records"
+    counted = "patients" if plan.privacy else "records"
+    update = f"a model update of {plan.initial.size:,} bytes, the number of training {counted}"
     if secure is not None and not plan.training.rounds:
         noise = "noise" if plan.privacy else "no noise"
         return [

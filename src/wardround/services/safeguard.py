@@ -61,8 +61,9 @@ class Safeguard:
         Raises:
             BudgetExceededError: The site's budget does not allow it.
         """
-        if plan.privacy is not None and self._ledger is not None:
-            self._ledger.reserve(plan.privacy.unit, run, study_of(run), private.uses(plan))
+        for unit, uses in private.charges(plan).items():
+            if self._ledger is not None:
+                self._ledger.reserve(unit, run, study_of(run), uses)
 
     def check(self, plan: Plan, patients: int) -> None:
         """Refuse a delta that would allow to publish one of so many patients whole.
@@ -90,8 +91,9 @@ class Safeguard:
         begins = (task.base, task.standardization, task.control)
         parts = (task.kind, task.number, *begins, records, remembered, self._software)
         key = canonical.digest(canonical.encode(parts))
-        if self._ledger is not None:
-            self._ledger.commit(plan.privacy.unit, task.run, task.kind, key)
+        for unit in private.charges(plan):
+            if self._ledger is not None:
+                self._ledger.commit(unit, task.run, task.kind, key)
         return noising.derive(self._key, "round", task.run, key)
 
     def mask_seed(self, plan: Plan, task: Task, update: Digest, weight: int) -> bytes:

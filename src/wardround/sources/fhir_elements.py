@@ -26,6 +26,7 @@ __all__ = [
     "is_subtype",
     "is_type",
     "kind_of",
+    "names",
     "type_named",
 ]
 
@@ -155,6 +156,16 @@ def element(type_name: str, name: str) -> Element | None:
             return elements[name]
         type_name = parent
     return None
+
+
+def names(type_name: str) -> list[str]:
+    """The names of all elements of a structure, inherited ones included."""
+    found: list[str] = []
+    while type_name in _types():
+        parent, elements = _types()[type_name]
+        found += elements
+        type_name = parent
+    return found
 
 
 @functools.cache

@@ -302,9 +302,7 @@ class _Parser:
     def _invocation(self, source: Syntax | None) -> Syntax:
         token = self._take()
         if token.what not in {"word", "delimited"}:
-            raise refusal(
-                self._path, token.at, f"an element or a function was expected, not {token.text!r}"
-            )
+            raise refusal(self._path, token.at, f"an element or a function was expected, not {token.text!r}")
         name = token.text if token.what == "word" else self._unescaped(token)
         if token.what != "word" or not self._accept("("):
             return Member(source, name, token.at)

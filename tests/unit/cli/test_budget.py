@@ -154,3 +154,17 @@ def test_a_ledger_that_is_not_whole_says_how_to_recover(spent):
     for name in ("show", "history"):
         with pytest.raises(LedgerError, match="Put back the latest backup of the whole state folder"):
             raised(spent, name)
+
+
+def test_what_a_run_that_never_ends_reserved_can_be_freed(spent):
+    before = setup.open_budgets(spent).status("patient")
+    assert before.reserved_share > 0
+    assert "nothing reserved" in said(spent, "free", STUDY[:8])
+    after = setup.open_budgets(spent).status("patient")
+    assert (after.reserved_share, after.spent_share) == (0, before.spent_share)
+    assert isinstance(raised_of(spent, "free", "no such run"), ConfigError)
+
+
+def raised_of(folder, *arguments):
+    name, *options = arguments
+    return CliRunner().invoke(wardround, ["node", "budget", name, str(folder), *options]).exception

@@ -271,6 +271,20 @@ def test_what_a_run_did_not_spend_is_free_when_it_is_over():
         guard.seed(plan, task(number=2), RECORDS)
 
 
+def test_hiding_a_site_is_charged_to_its_patients_too():
+    budgets, guard = opened(epsilon=50.0, unit="site")
+    plan = declared({"unit": "site", "noise_multiplier": 4.0}, training=Training(rounds=2)).plan
+    with pytest.raises(PolicyError):
+        guard.admit(plan, RUN)  # nobody granted anything for patients
+    budgets.grant("patient", 50.0, 1e-3, person="steward", reason="a test")
+    guard.admit(plan, RUN)
+    guard.seed(plan, task(), RECORDS)
+    (patients,), (site,) = budgets.status("patient").runs, budgets.status("site").runs
+    # Without one patient a clipped update can turn round: twice as far as to zero.
+    assert patients.uses[0].mechanism.noise_multiplier == site.uses[0].mechanism.noise_multiplier / 2
+    assert patients.uses[0].used == site.uses[0].used == 1
+
+
 def test_what_has_no_noise_in_it_has_no_seed():
     _, guard = opened()
     plan = plan_of()
