@@ -53,7 +53,7 @@ def test_a_sum_is_what_was_added_and_the_noise_apart_from_it(values, times):
     for _ in range(times):
         summed.add(np.array(values, np.float32))
     noise = released(grid, SEEDS[2])
-    assert summed.release(SEEDS[2]) - noise == pytest.approx(np.array(values, np.float32) * times, abs=times * 2.0**-24)
+    assert summed.release(SEEDS[2]) - noise == pytest.approx(np.array(values) * times, abs=times * 2.0**-24)
 
 
 @given(
