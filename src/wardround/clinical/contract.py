@@ -29,6 +29,7 @@ __all__ = [
     "width",
 ]
 
+_WIDEST = 1e30
 Kind = Literal["number", "boolean", "category"]
 Missing = Literal["refuse", "drop", "mean", "mask"]
 Outcome = Literal["binary", "multiclass", "number", "survival"]
@@ -183,7 +184,7 @@ def range_scaling(contract: DataContract) -> tuple[list[float], list[float]]:
 
 
 def _spread(column: Column) -> float | None:
-    if column.minimum is None or column.maximum is None or not column.maximum > column.minimum:
+    if column.minimum is None or column.maximum is None or not 0 < column.maximum - column.minimum <= _WIDEST:
         return None
     return (column.maximum - column.minimum) / 4
 

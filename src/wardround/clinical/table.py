@@ -5,16 +5,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from wardround.clinical.contract import DataContract
 from wardround.errors import ClinicalError
 
-__all__ = ["LoadReport", "StudyTable", "check_patients"]
+__all__ = ["LoadReport", "StudyTable", "check_patients", "public_count"]
 
 _EACH_ITS_OWN = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What loading did, in counts only: safe to show to a steward, and never sent to the hub."""
+    """What loading did, in counts only: safe to show to a steward, and never sent to the hub.
+
+    `patients` have records that are used; `owners` are all whose records were read, whatever was dropped of them, and
+    0 where that is not known.
+    """
 
     read: int
     used: int
@@ -22,6 +27,7 @@ class LoadReport:
     implausible: dict[str, int] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
     patients: int = 0
+    owners: int = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -52,6 +58,20 @@ class StudyTable:
         if self.patients is _EACH_ITS_OWN:
             object.__setattr__(self, "patients", np.arange(records, dtype=np.int32))
         check_patients(self.patients, records)
+
+
+def public_count(table: StudyTable, contract: DataContract, *, held_out: bool) -> int:
+    """How many patients train, or are held out, as a number that no value of a record changes.
+
+    A contract's plausible ranges choose whose records are used, so how many these are would be an answer to whatever
+    question they ask. This counts all patients of the source, and divides them by the contract's share; tables
+    that do not come from a source count the patients that they have.
+    """
+    total = table.report.owners
+    if not total or contract.holdout_column:
+        return total or len(np.unique(table.patients[table.held_out == held_out]))
+    apart = min(round(contract.holdout * total), total - 1)
+    return apart if held_out else total - apart
 
 
 def check_patients(patients: npt.NDArray[np.int32], records: int) -> None:

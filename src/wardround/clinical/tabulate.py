@@ -137,6 +137,7 @@ def study_table(contract: DataContract, cells: Mapping[str, Cells], layout: Layo
     _enough(contract, used, records)
     patients, hashes = ownership.numbered(owners, keep)
     counts = {"read": records, "used": used, "dropped": records - used, "patients": len(hashes)}
+    counts["owners"] = len(owners.hashes)
     return StudyTable(
         features=features if used == records else features[keep],
         labels=_labels(contract, others)[keep],

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -229,9 +230,13 @@ def _noise_key(folder: Path, config: NodeConfig) -> bytes:
 
 
 def _software() -> str:
-    """What computes here: another version might round otherwise, and so must not draw the same noise."""
+    """What computes here: another version or processor might round otherwise, and so must not draw the same noise."""
     names = ("wardround", "torch", "numpy")
-    return " ".join(f"{name} {metadata.version(name)}" for name in names if importlib.util.find_spec(name))
+    versions = [f"{name} {metadata.version(name)}" for name in names if importlib.util.find_spec(name)]
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(errors="replace").splitlines() if known.exists() else []
+    processor = [line for line in lines if line.startswith(("model name", "flags"))][:2]
+    return "\n".join([platform.machine(), *versions, *processor])
 
 
 def _budgets(folder: Path, config: NodeConfig, vault: SealedVault) -> Budgets:

@@ -23,6 +23,7 @@ class SitePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     as its weight, and `min_participants` the smallest crowd that its update may hide in. With
     `secure_only` no study runs here whose updates or statistics the hub could see one by one, with `private_only`
     none without differential privacy, and only with `hub_noise` one whose noise the hub is trusted to add.
+    `patient` is the contract's column that tells this site's patients apart: private studies must name it so.
     """
 
     researchers: tuple[SiteId, ...] = ()
@@ -31,6 +32,7 @@ class SitePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     secure_only: bool = False
     private_only: bool = False
     hub_noise: bool = False
+    patient: str = ""
     min_records: int = 10
     max_records: int = 10_000_000
     max_rounds: int = 10_000
@@ -52,10 +54,7 @@ def refusals(policy: SitePolicy, plan: Plan, site: SiteId, now: float) -> list[s
         reasons.append(f"this site's policy does not allow the study code {plan.model.package.digest[:16]}…")
     if policy.secure_only and (plan.secure is None or plan.secure.site_metrics):
         reasons.append("this site's policy asks for secure aggregation of everything that leaves, and the plan has not")
-    if policy.private_only and plan.privacy is None:
-        reasons.append("this site's policy asks for differential privacy, and the plan has no [privacy] section")
-    if plan.privacy is not None and plan.privacy.noise == "central" and not policy.hub_noise:
-        reasons.append("the plan trusts the hub to add the noise, and this site's policy does not (hub_noise)")
+    reasons += _without_privacy(policy, plan)
     bounds = (
         ("participants", plan.min_participants, ">=", policy.min_participants),
         ("rounds", plan.training.rounds, "<=", policy.max_rounds),
@@ -67,6 +66,20 @@ def refusals(policy: SitePolicy, plan: Plan, site: SiteId, now: float) -> list[s
         if (relation == ">=" and value < bound) or (relation == "<=" and value > bound):
             word = "at least" if relation == ">=" else "at most"
             reasons.append(f"the plan has {value:g} {what}, this site's policy asks for {word} {bound:g}")
+    return reasons
+
+
+def _without_privacy(policy: SitePolicy, plan: Plan) -> list[str]:
+    """What this site's policy asks of differential privacy, and the plan has not."""
+    reasons: list[str] = []
+    if policy.private_only and plan.privacy is None:
+        reasons.append("this site's policy asks for differential privacy, and the plan has no [privacy] section")
+    if plan.privacy is not None and policy.patient and plan.data.patient != policy.patient:
+        reasons.append(
+            f"a private study here names its patients by the column {policy.patient!r}, and the plan does not"
+        )
+    if plan.privacy is not None and plan.privacy.noise == "central" and not policy.hub_noise:
+        reasons.append("the plan trusts the hub to add the noise, and this site's policy does not (hub_noise)")
     return reasons
 
 

@@ -60,6 +60,7 @@ METRICS = {"binary": ("accuracy", "brier", "log_loss"), "multiclass": ("accuracy
 """Metrics of which each patient's part is bounded, so that noise can cover it."""
 
 _COUNT_SHARE = 5.0
+_FLOAT32 = 2.0**-23
 _NOISE_ROOM = 16.0
 
 
@@ -153,6 +154,11 @@ class Plan(Protocol):
         ...
 
     @property
+    def screening(self) -> object | None:
+        """Which updates are set aside."""
+        ...
+
+    @property
     def secure(self) -> Any:  # noqa: ANN401, the plan's own type
         """Secure aggregation, or None."""
         ...
@@ -236,14 +242,17 @@ def sensitivity(plan: Plan) -> float:
     """How far one patient, or site, moves the weighted sum of updates: the norm that shared and central noise covers.
 
     A patient moves a site's sum of gradients by `clip`; times learning rate over sampling rate is what the sum of
-    records times update moves. A site's update counts once, whatever its records.
+    records times update moves. Updates are float32, so what others' patients add may round otherwise: that is in it,
+    for the most records that a site counts for. A site's update counts once, whatever its records.
     """
     privacy, training = plan.privacy, plan.training
     if privacy is None:
         raise CodecError("a plan without privacy bounds nobody's part")
     if privacy.unit == "site":
         return privacy.clip
-    return training.optimizer.learning_rate * privacy.clip / privacy.sampling_rate
+    most: int = min(plan.secure.max_weight, plan.limits.max_records) if plan.secure else plan.limits.max_records
+    moved = training.optimizer.learning_rate * privacy.clip / privacy.sampling_rate
+    return moved * (1 + _FLOAT32 * most)
 
 
 def is_shared(plan: Plan) -> bool:

@@ -15,6 +15,7 @@ _MOST_NOISE = 1e4
 _LEAST_NOISE = 1e-3
 _MOST_RECORDS = 100_000
 _MOST_BAND = 1000
+_LEAST_MOVE = 1e-9
 _LEAST_DEVIATION = 4.0
 """From here on the sum of discrete Gaussians is one within e^-150 (Kairouz et al., Theorem 1)."""
 
@@ -80,6 +81,8 @@ def _check_what_leaves(plan: Plan, privacy: Privacy) -> None:
         raise CodecError("privacy: of the analyses, quantiles and kaplan-meier can be private")
     if (unbounded := numeric_columns_without_bounds(plan.data)) and (is_asked or plan.data.scaling == "bounds"):
         raise CodecError(f"privacy: column {unbounded[0]!r} needs minimum and maximum: they bound what a patient adds")
+    if refusing := [column.name for column in plan.data.columns if column.missing == "refuse"]:
+        raise CodecError(f"privacy: column {refusing[0]!r} refuses gaps, and a refusal would tell of one patient")
     if plan.appraisal is not None:
         raise CodecError("privacy: an appraisal is not noised, so a private plan has none")
     if privacy.evaluation_noise and (privacy.unit == "site" or plan.data.label.outcome not in private.METRICS):
@@ -104,6 +107,10 @@ def _check_together(plan: Plan, privacy: Privacy) -> None:
     training, optimizer = plan.training, plan.training.optimizer
     if (privacy.noise == "shared") != (plan.secure is not None):
         raise CodecError("privacy: shared noise, and no central noise, goes with secure aggregation")
+    if not _LEAST_MOVE <= private.sensitivity(plan) <= 1 / _LEAST_MOVE:
+        raise CodecError(f"privacy: learning_rate * clip / sampling_rate lies between {_LEAST_MOVE:g} and its inverse")
+    if plan.screening is not None:
+        raise CodecError("privacy: screening would tell of updates without noise")
     if plan.aggregation.rule != "mean" or plan.aggregation.mixing != "none" or (plan.secure and plan.secure.group_size):
         raise CodecError("privacy: shared and central noise are on a mean over all sites: no other rule, no groups")
     if training.asynchronous is not None or training.local.divergence or training.local.algorithm != "plain":

@@ -175,7 +175,7 @@ def engine_run(privacy: Privacy) -> Run:
         features, labels = (torch.from_numpy(np.concatenate([made[id(bag)][part] for bag in bags])) for part in (0, 1))
         owners = np.repeat(np.arange(len(bags)), [len(bag) for bag in bags])
         trained = [(module.weight, slice(0, width)), (module.bias, slice(width, width + 1))]
-        engine = PrivateTraining(plan, module, trained, width + 1, owners, width)
+        engine = PrivateTraining(plan, module, trained, width + 1, owners, width, len(bags))
         gradient, rows = torch.zeros(width + 1), np.empty((steps, width))
         if not is_apart:
             for step, _ in enumerate(engine.steps(features, labels, drawn, gradient)):

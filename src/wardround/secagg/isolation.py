@@ -6,13 +6,15 @@ study's statistics), and joins another one over the same content only if one of 
 
     (1) It had not sent its masked vector for the earlier one: nothing of it is there to subtract.
     (2) It signed the earlier one's survivors S. No other list can have been opened (any two lists with a
-        threshold of signatures share an honest signer, and a member signs once). The new list equals S, or differs
-        from it by at least `minimum` members.
+        threshold of signatures share an honest signer, and a member signs once). The new list equals S.
     (3) It did not sign. Then it never will: it *voids* the earlier cohort, durably, and tells the other
         members of the new one. When so many void it that, even with every colluder lying, fewer
         than the threshold can have signed, it can never be opened.
-    (4) Or whatever list of survivors might have been opened differs from the new list by nothing or by at
-        least `minimum` members.
+    (4) Or whatever list of survivors might have been opened is the new list.
+
+So one content of a member is in one opened sum and in no other. Lists that differ by many members would not do: each
+member sees only the cohorts that it is in itself, and of {a, b, c}, {a, d, e} and {b, c, d, e}, no two of which
+differ by fewer than three, the first two sums less the third are twice a's vector.
 
 In asynchronous training members bring updates of different rounds, and a hub could put one member's new update
 beside the old ones of all others, or weigh the same updates otherwise each time and solve the equations. There an
@@ -107,24 +109,18 @@ def voids_needed(earlier: Earlier) -> int:
     return len(earlier.included) - earlier.threshold + 1 + earlier.members - earlier.threshold
 
 
-def isolates(earlier: Earlier, cohort: Sequence[SiteId], *, voided_by: Collection[SiteId], minimum: int) -> bool:
-    """Whether a sum over `cohort` could, beside the earlier one, leave fewer than `minimum` members by themselves.
+def isolates(earlier: Earlier, cohort: Sequence[SiteId], *, voided_by: Collection[SiteId]) -> bool:
+    """Whether a sum over `cohort` could, beside the earlier one and others, leave somebody's vector by itself.
 
     Args:
         earlier: A cohort over the same content.
         cohort: Members of the new one.
         voided_by: Who, this member included, says that it voided the earlier one; only its members count.
-        minimum: The smallest crowd.
     """
     new = frozenset(cohort)
     if earlier.survivors:
-        return 0 < len(new.symmetric_difference(earlier.survivors)) < minimum
+        return new != frozenset(earlier.survivors)
     if len(set(voided_by).intersection(earlier.included)) >= voids_needed(earlier):
         return False
-    both = len(new.intersection(earlier.included))
-    apart = len(earlier.included) - both
-    for size in range(max(earlier.threshold, 1), len(earlier.included) + 1):
-        for shared in range(max(0, size - apart), min(both, size) + 1):
-            if 0 < size + len(new) - 2 * shared < minimum:
-                return True
-    return False
+    surplus = len(earlier.included) - earlier.threshold
+    return surplus > 0 or (surplus == 0 and new != frozenset(earlier.included))

@@ -181,6 +181,10 @@ class Budgets:
             head=state.head,
         )
 
+    def delta(self, unit: str) -> float:
+        """The delta of the budget: 0 before there is one."""
+        return self._read(unit).state.delta
+
     def tight_epsilon(self, unit: str) -> float | None:
         """The least epsilon of all that was committed, for people; None where dp-accounting is not installed.
 

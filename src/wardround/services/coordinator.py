@@ -297,7 +297,7 @@ class Coordinator:
             standardization=state.standardization,
             findings=state.findings,
             reason=state.reason,
-            events=tuple(happened.plain(data) for data in stored[:1000]),
+            events=self._run_blobs.shown(run, stored[:1000]),
             last_seq=after + min(len(stored), 1000),
         )
 

@@ -175,8 +175,8 @@ class Membership:
             sites = [entry.site for entry in step.included]
             for one in self._earlier(self._content(after.terms)):
                 voided_by = voids.get(one.transcript, ())
-                if isolation.isolates(one, sites, voided_by=voided_by, minimum=max(after.minimum, after.terms.minimum)):
-                    raise PeerProtocolError("beside an earlier cohort this one would single out fewer than the minimum")
+                if isolation.isolates(one, sites, voided_by=voided_by):
+                    raise PeerProtocolError("beside an earlier cohort this one could single out a member")
         return after
 
     def masked(self, task: CohortTask, state: Member, digest: Digest) -> Answer:

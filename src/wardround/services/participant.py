@@ -220,6 +220,9 @@ class Participant:
 
     def _contribution(self, task: Task) -> Contribution:
         plan = self._approvals.approved_plan(task.study)
+        agenda = terms_of(task.run, plan, ()).agenda
+        if not 1 <= task.number <= len(agenda) or agenda[task.number - 1] != task.kind:
+            raise PolicyError("the approved plan has no such round")
         if plan.secure is not None:
             return self._readiness(task, plan, plan.secure)
         if task.kind == "statistics":

@@ -19,7 +19,7 @@ from wardround.aggregation import standardization
 from wardround.analysis import State
 from wardround.clinical import contract as data_contract
 from wardround.clinical import summaries
-from wardround.clinical.table import StudyTable
+from wardround.clinical.table import StudyTable, public_count
 from wardround.codec import canonical, tensors
 from wardround.errors import PeerProtocolError, TooFewRecordsError
 from wardround.ids import Digest, RunId
@@ -94,8 +94,9 @@ class RoundWork:
     def records(self, task: Task, plan: Plan) -> int:
         """For how many the site counts: training records, or patients where these are what is private."""
         table, _ = self._table(task, plan)
-        patients = table.patients[~table.held_out]
-        count = len(patients) if plan.privacy is None else len(np.unique(patients))
+        count = int(np.count_nonzero(~table.held_out))
+        if plan.privacy is not None:
+            count = public_count(table, plan.data, held_out=False)
         return min(count, plan.limits.max_records, self._policy.max_records)
 
     def hold(self, task: Task, plan: Plan) -> Held:
@@ -164,7 +165,7 @@ class RoundWork:
             needed = max(plan.data.min_records, self._policy.min_records)
             if len(table.labels) < needed:
                 raise TooFewRecordsError(f"{len(table.labels)} usable records; the plan and this site need {needed}")
-            self._safeguard.check(plan, len(np.unique(table.patients)))
+            self._safeguard.check(plan, max(table.report.owners, len(np.unique(table.patients))))
             self._tables[task.run] = table, table_digest(table) if plan.privacy else Digest("")
         return self._tables[task.run]
 

@@ -1,13 +1,14 @@
 """Which bytes a run refers to and which it waits for; small ones ride inside messages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from wardround.codec import canonical
 from wardround.errors import CodecError, PeerProtocolError
-from wardround.ids import Digest, SiteId, study_of
+from wardround.ids import Digest, RunId, SiteId, study_of
 from wardround.ports import Blobs
+from wardround.protocol import events as happened
 from wardround.protocol import run as runs
 from wardround.protocol.events import RunTerms
 from wardround.protocol.messages import INLINE_BYTES, Contribution, Kind, Task
@@ -55,6 +56,20 @@ class RunBlobs:
         except CodecError as error:
             return str(error)
         return ""
+
+    def shown(self, run: RunId, stored: Sequence[bytes]) -> tuple[dict[str, object], ...]:
+        """Stored events for whoever follows a run; without digests of updates that only the hub may know.
+
+        Before central noise is added, whoever can guess a site's records could see by a digest that they are right.
+        """
+        privacy = self._plan_of(study_of(run)).privacy
+        found = [happened.plain(data) for data in stored]
+        if privacy is None or privacy.noise != "central":
+            return tuple(found)
+        for event in found:
+            if isinstance(update := event.get("update"), dict):
+                update["digest"] = ""
+        return tuple(found)
 
     def _small(self, ref: BlobRef) -> bytes:
         return bytes(self._blobs.read(ref.digest, 0, ref.size)) if ref.size <= INLINE_BYTES else b""

@@ -45,6 +45,10 @@ class Ledger(Protocol):
         """Free what is left."""
         ...
 
+    def delta(self, unit: str) -> float:
+        """The delta of the unit's budget."""
+        ...
+
 
 class Safeguard:
     """One site's. `key` is 32 bytes of its own; `software` names what computes; without a ledger nothing is counted.
@@ -71,8 +75,12 @@ class Safeguard:
         Raises:
             PolicyError: It is not below one over their number.
         """
-        if plan.privacy is not None and plan.privacy.unit == "patient" and plan.privacy.delta * patients >= 1:
+        if plan.privacy is None:
+            return
+        if plan.privacy.unit == "patient" and plan.privacy.delta * patients >= 1:
             raise PolicyError("the plan's delta is not below one over the number of this site's patients")
+        if self._ledger is not None and self._ledger.delta("patient") * patients >= 1:
+            raise PolicyError("the delta of the budget granted here is not below one over the number of patients")
 
     def seed(self, plan: Plan, task: Task, records: Digest, remembered: Digest = _NOTHING) -> bytes:
         """Pay for a round and give its seed: 32 bytes, or none where the plan has no privacy or the round no noise.
@@ -86,8 +94,12 @@ class Safeguard:
         Raises:
             BudgetExceededError: The run has spent what it reserved.
         """
-        if plan.privacy is None or task.kind not in private.uses(plan):
+        if plan.privacy is None:
             return b""
+        if task.kind not in private.uses(plan):
+            if task.kind == "evaluate":  # nothing of it leaves
+                return b""
+            raise PolicyError("the approved plan has no such round, and so nothing pays for it")
         begins = (task.base, task.standardization, task.control)
         parts = (task.kind, task.number, *begins, records, remembered, self._software)
         key = canonical.digest(canonical.encode(parts))

@@ -44,9 +44,10 @@ _MOST_DIGITS: Final = 28
 class Moment:
     """A date, dateTime or time: the numbers that it has (year or hour first), and its zone.
 
-    `fraction` are the digits behind the second; `zone` is "" where there is none.
+    `fraction` are the digits behind the second; `zone` is "" where there is none; `text` is how it was written.
     """
 
+    text: str
     kind: Kind
     numbers: tuple[int, ...]
     fraction: str = ""
@@ -63,7 +64,7 @@ def read(kind: Kind, text: str) -> Moment | None:
     count = {Kind.DATE: 3, Kind.DATETIME: 6, Kind.TIME: 3}[kind]
     numbers = tuple(int(part) for part in parts[:count] if part is not None)
     fraction = parts[count] or "" if kind is not Kind.DATE else ""
-    moment = Moment(kind, numbers, fraction, zone)
+    moment = Moment(text, kind, numbers, fraction, zone)
     return moment if _is_possible(moment) else None
 
 

@@ -139,7 +139,7 @@ class _Typing:
     def _refusal(self, at: int, problem: str) -> ConfigError:
         return fhir_path.refusal(self._path, at, problem)
 
-    def term(self, node: Syntax, focus: Shape) -> Term:  # noqa: C901  # a case for each sort of node
+    def term(self, node: Syntax, focus: Shape) -> Term:  # noqa: C901, a case for each sort of node
         match node:
             case Literal(kind, value, at):
                 try:
@@ -217,7 +217,7 @@ class _Typing:
         close = difflib.get_close_matches(name, known, 1)
         raise self._refusal(at, f"{problem}; did you mean {close[0]!r}?" if close else problem)
 
-    def _call(  # noqa: C901, PLR0912  # a case for each function
+    def _call(  # noqa: C901, PLR0912, a case for each function
         self, source: Term, name: str, arguments: tuple[Syntax, ...], focus: Shape, at: int
     ) -> Term:
         if name not in _FUNCTIONS:

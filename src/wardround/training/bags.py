@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from wardround.clinical.table import StudyTable, public_count
 from wardround.privacy import noising
 from wardround.protocol.plan import Plan
 
@@ -64,13 +65,8 @@ class Bags:
         return rows, np.where(is_real, 1.0 / counts, 0.0).astype(np.float32)
 
 
-def weight(plan: Plan, patients: npt.NDArray[np.integer]) -> int:
-    """For how much a site counts: its training records; in a private plan its training patients, or 1 as a whole.
-
-    Args:
-        plan: The study's plan.
-        patients: int, shape=(records,), of the training records.
-    """
+def weight(plan: Plan, table: StudyTable, *, held_out: bool = False) -> int:
+    """For how much a site counts: its training or held-out records; in a private plan patients, or 1 as a whole."""
     if plan.privacy is None:
-        return len(patients)
-    return 1 if plan.privacy.unit == "site" else len(np.unique(patients))
+        return int(np.count_nonzero(table.held_out == held_out))
+    return 1 if plan.privacy.unit == "site" else public_count(table, plan.data, held_out=held_out)

@@ -48,13 +48,14 @@ _MAX_FILES = 4
 
 
 class Setup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="setup"):
-    """Whose run this is, on how many records; `labels` is the number of label columns."""
+    """Whose run this is, on how many records; `labels` is the number of label columns, `counted` the site's weight."""
 
     plan: Plan
     site: SiteId
     learner: str
     records: int
     labels: int
+    counted: int
 
 
 class Perform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="perform"):
@@ -110,6 +111,7 @@ class Assignment:
         memory: float32, what the site remembers from round to round (`wardround.training.memory`), writable.
         package: The code package's bytes, unverified, or empty.
         patients: int32 ``(records,)``, read-only: whose record it is, as in `clinical.table.StudyTable`.
+        counted: For how much the site counts: in private training, how many patients it has, used or not.
     """
 
     plan: Plan
@@ -121,6 +123,7 @@ class Assignment:
     memory: npt.NDArray[np.float32]
     package: bytes
     patients: npt.NDArray[np.int32]
+    counted: int
 
 
 class Learner(Protocol):

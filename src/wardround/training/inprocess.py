@@ -30,8 +30,8 @@ class InProcessWorker:
     def __init__(self, plan: Plan, site: SiteId, table: StudyTable, package: bytes | None) -> None:
         self._head = tensors.header(plan.manifest)
         self._vector = np.zeros(tensors.columns(plan.manifest), tensors.flat_dtype(plan.manifest))
-        self._held_out = weight(plan, table.patients[table.held_out])
-        self._weight = weight(plan, table.patients[~table.held_out])
+        self._held_out = weight(plan, table, held_out=True)
+        self._weight = weight(plan, table)
         self._memory, memory = _memory(memory_bytes(plan))
         self._update = os.memfd_create("update") if hasattr(os, "memfd_create") else _temporary()
         patients = table.patients.view()
@@ -47,6 +47,7 @@ class InProcessWorker:
                 memory=memory,
                 package=package or b"",
                 patients=patients,
+                counted=self._weight,
             )
         )
 

@@ -188,22 +188,19 @@ class Learner:
             return None
         patients = self._assignment.patients[~self._assignment.held_out]
         width = self._assignment.features.shape[1]
-        return PrivateTraining(self._plan, self._module, self._arrays.trained, len(self._flat), patients, width)
+        return PrivateTraining(
+            self._plan, self._module, self._arrays.trained, len(self._flat), patients, width, self._assignment.counted
+        )
 
     def _measured(self, kind: Kind, seed: bytes) -> dict[str, float | None]:
         """What may leave of how the model does."""
         if self._plan.privacy is None:
             return self._evaluate()
-        if kind == "evaluate" and self._plan.privacy.evaluation_noise:
-            self._evaluate()
-        held_out = self._assignment.held_out
-        return private_metrics(
-            self._plan,
-            self._held_out_labels[: len(self._predicted)],
-            self._predicted,
-            self._assignment.patients[held_out][: len(self._predicted)],
-            seed,
-        )
+        if kind != "evaluate" or not self._plan.privacy.evaluation_noise:
+            return dict.fromkeys(metrics.NAMES[self._plan.data.label.outcome])
+        self._evaluate()
+        patients = self._assignment.patients[self._assignment.held_out]
+        return private_metrics(self._plan, self._held_out_labels, self._predicted, patients, seed)
 
     def _train_from(self, base: int, control: torch.Tensor | None, generator: torch.Generator, seed: bytes) -> None:
         """The round's training by the plan's algorithm: the update lies in the vector, the rest in the memory."""

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from wardround.errors import CodecError, TrainingError
+from wardround.errors import CodecError
 from wardround.privacy import factorization, noising
 from wardround.privacy.noising import BandedSums, Grid, NoisySum
 from wardround.protocol import private
@@ -53,6 +53,7 @@ class PrivateTraining:
         columns: Length of the flat vector.
         patients: int, shape=(records,), of the training records.
         width: Features of a record.
+        counted: How many training patients the site has, those without a usable record too: no secret.
 
     Raises:
         CodecError: A layer mixes patients; or an array is sent that is not trained, where all that is sent gets noise.
@@ -66,11 +67,12 @@ class PrivateTraining:
         columns: int,
         patients: npt.NDArray[np.integer],
         width: int,
+        counted: int,
     ) -> None:
         if plan.privacy is None:
             raise ValueError("a plan without privacy has no private training")
         self._plan, self._privacy = plan, plan.privacy
-        self._bags = Bags(patients, plan.privacy.patient_records)
+        self._bags, self._counted = Bags(patients, plan.privacy.patient_records), counted
         self._places = _joined(trained)
         self._columns = sum(place.stop - place.start for place in self._places)
         sent = sum(stop - start for start, stop in columns_sent(plan))
@@ -102,7 +104,8 @@ class PrivateTraining:
         norm = float(clip) if clip is not None and float(clip) > 0 else privacy.clip
         banded: BandedSums | None = None
         for step in range(steps):
-            grid = Grid(norm, private.gradient_noise(privacy), self._columns, pieces=self._bags.most_pieces)
+            pieces = self._bags.most_pieces + privacy.band
+            grid = Grid(norm, private.gradient_noise(privacy), self._columns, pieces=pieces)
             chosen = self._chosen(step, seed)
             summed, whole = NoisySum(grid), 0
             for norms in self._add(chosen, grid.bound, features, labels, gradient, summed):
@@ -135,8 +138,8 @@ class PrivateTraining:
     def expected(self) -> float:
         """How many patients a step has on average; at least 1."""
         if self._privacy.sampling == "passes":
-            return max(1.0, self._bags.patients / private.batches_per_pass(self._privacy))
-        return max(1.0, self._bags.patients * self._privacy.sampling_rate)
+            return max(1.0, self._counted / private.batches_per_pass(self._privacy))
+        return max(1.0, self._counted * self._privacy.sampling_rate)
 
     def _chosen(self, step: int, seed: bytes) -> npt.NDArray[np.bool_]:
         count = self._bags.patients
@@ -191,22 +194,20 @@ class PrivateTraining:
 
 
 def clip_update(update: torch.Tensor, privacy: Privacy, seed: bytes) -> None:
-    """Clip a whole update in place, as a site's part; with local noise add that, too.
+    """Clip a whole update in place, as a site's part; with local noise add that, too. One that is not finite is zero.
 
     Args:
         update: float32, shape=(columns,).
         privacy: With the unit site.
         seed: As for `PrivateTraining.steps`.
-
-    Raises:
-        TrainingError: The update is not finite.
     """
     grid = Grid(privacy.clip, privacy.noise_multiplier, len(update), distribution=privacy.distribution)
     wide = update.double()
     norm = float(wide.abs().sum() if privacy.distribution == "laplace" else torch.linalg.vector_norm(wide))
-    if not math.isfinite(norm):
-        raise TrainingError("training gave an update that is not finite")
-    update.mul_(min(1.0, grid.bound / norm) if norm else 1.0)
+    if not math.isfinite(norm):  # to say so would tell something
+        update.zero_()
+    elif norm:
+        update.mul_(min(1.0, grid.bound / norm))
     if privacy.noise == "local":
         summed = NoisySum(grid)
         summed.add(update.numpy())
@@ -223,7 +224,7 @@ def private_metrics(
     """Metrics of the held-out patients with noise: those of which one patient's part is bounded; others are None.
 
     Each patient's part is the mean over the patient's records: right or wrong, the Brier score, and the log loss up
-    to 4. The mean over patients is cut to what can be.
+    to 4. How many patients there are is noisy, too, and the mean over them is cut to what can be.
 
     Args:
         plan: With privacy.
@@ -237,12 +238,15 @@ def private_metrics(
     names = private.METRICS.get(outcome, ())
     if plan.privacy is None or not plan.privacy.evaluation_noise or not len(labels) or not names:
         return found
-    bags, columns = Bags(patients, len(patients)), len(names)
-    parts = np.column_stack([np.clip(one, 0.0, 1.0) for one in _bounded(outcome, labels, predicted)])
-    summed = NoisySum(Grid(math.sqrt(columns) * 1.01, plan.privacy.evaluation_noise, columns, pieces=bags.most_pieces))
+    bags = Bags(patients, len(patients))
+    parts = [np.clip(one, 0.0, 1.0) for one in _bounded(outcome, labels, predicted)]
+    columns = np.column_stack([*parts, np.ones(len(labels))])
+    clip = math.sqrt(columns.shape[1]) * 1.01
+    summed = NoisySum(Grid(clip, plan.privacy.evaluation_noise, columns.shape[1], pieces=bags.most_pieces))
     for rows, weights in bags.pieces(np.ones(bags.patients, np.bool_)):
-        summed.add(np.einsum("pm,pmc->c", weights, parts[rows]))
-    means = np.clip(summed.release(noising.derive(seed, "metrics")) / bags.patients, 0.0, 1.0)
+        summed.add(np.einsum("pm,pmc->c", weights, columns[rows]))
+    *sums, count = summed.release(noising.derive(seed, "metrics"))
+    means = np.clip(np.array(sums) / max(count, 1.0), 0.0, 1.0)
     scales = {"log_loss": _MOST_LOSS}
     return found | {name: float(value) * scales.get(name, 1.0) for name, value in zip(names, means, strict=True)}
 

@@ -100,13 +100,14 @@ class PytorchWorker:
         self._header = tensors.header(plan.manifest)
         self._size = tensors.file_bytes(plan.manifest)
         self._startup_seconds = startup_seconds
-        self._held_out = weight(plan, table.patients[table.held_out])
-        self._trained_on = weight(plan, table.patients[~table.held_out])
+        self._held_out = weight(plan, table, held_out=True)
+        self._trained_on = weight(plan, table)
         self._setup = Setup(
             plan=plan,
             site=site,
             learner=learner,
             records=len(table.held_out),
+            counted=self._trained_on,
             labels=table.labels.shape[1] if table.labels.ndim > 1 else 1,
         )
         if isinstance(plan.model, CodePackage):

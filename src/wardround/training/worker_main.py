@@ -120,6 +120,7 @@ def _make(setup: Setup, files: list[int]) -> Learner:
         memory=_memory(memory, memories.memory_bytes(plan)),
         package=mmap.mmap(package[0], 0, access=mmap.ACCESS_READ)[:] if package else b"",
         patients=patients,
+        counted=setup.counted,
     )
     for file in files:
         os.close(file)

@@ -25,27 +25,30 @@ def earlier(included, survivors="", members=None):
     )
 
 
-@given(st.sets(st.sampled_from(SITES), min_size=3), st.sets(st.sampled_from(SITES), min_size=3), st.integers(3, 5))
-def test_signed_survivors_and_a_new_list_differ_by_nobody_or_by_a_crowd(old, new, minimum):
-    apart = len(old ^ new)
-    found = isolation.isolates(earlier(SITES, sorted(old)), sorted(new), voided_by=(), minimum=minimum)
-    assert found == (0 < apart < minimum)
+@given(st.sets(st.sampled_from(SITES), min_size=3), st.sets(st.sampled_from(SITES), min_size=3))
+def test_a_new_list_is_the_survivors_that_were_signed(old, new):
+    found = isolation.isolates(earlier(SITES, sorted(old)), sorted(new), voided_by=())
+    assert found == (old != new)
 
 
-@given(
-    st.sets(st.sampled_from(SITES[:8]), min_size=3),
-    st.sets(st.sampled_from(SITES[:8]), min_size=3),
-    st.integers(3, 5),
-)
-def test_unsigned_every_list_that_could_have_been_opened_counts(included, new, minimum):
+def test_three_sums_of_which_no_two_single_anybody_out_are_never_all_there():
+    lists = ["abc", "ade", "bcde"]
+    assert all(len(set(one) ^ set(other)) >= 3 for one, other in itertools.combinations(lists, 2))
+    # b and c are in the first and the third, d and e in the second and the third: each refuses its second.
+    for one, other in itertools.combinations(lists, 2):
+        assert isolation.isolates(earlier(one, one), other, voided_by=())
+
+
+@given(st.sets(st.sampled_from(SITES[:8]), min_size=3), st.sets(st.sampled_from(SITES[:8]), min_size=3))
+def test_unsigned_every_list_that_could_have_been_opened_counts(included, new):
     one = earlier(sorted(included))
     possible = [
         set(opened)
         for size in range(one.threshold, len(included) + 1)
         for opened in itertools.combinations(sorted(included), size)
     ]
-    expected = any(0 < len(opened ^ new) < minimum for opened in possible)
-    assert isolation.isolates(one, sorted(new), voided_by=(), minimum=minimum) == expected
+    expected = any(opened != new for opened in possible)
+    assert isolation.isolates(one, sorted(new), voided_by=()) == expected
 
 
 @pytest.mark.parametrize(("count", "needed"), [(3, 1), (4, 3), (5, 3), (6, 3), (7, 5), (10, 7), (50, 33)])
@@ -60,9 +63,9 @@ def test_enough_voids_leave_no_threshold_of_signers_whoever_lies(count, needed):
 
 def test_a_cohort_that_can_never_be_opened_does_not_count():
     one = earlier("abcde")
-    assert isolation.isolates(one, "abcde", voided_by="ab", minimum=3)
-    assert not isolation.isolates(one, "abcde", voided_by="abc", minimum=3)
-    assert isolation.isolates(one, "abcde", voided_by="abxyz", minimum=3)  # who was not in it has nothing to void
+    assert isolation.isolates(one, "abcde", voided_by="ab")
+    assert not isolation.isolates(one, "abcde", voided_by="abc")
+    assert isolation.isolates(one, "abcde", voided_by="abxyz")  # who was not in it has nothing to void
 
 
 USED = {

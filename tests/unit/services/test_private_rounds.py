@@ -14,10 +14,12 @@ from wardround.errors import BudgetExceededError, PolicyError
 from wardround.ids import Digest, RunId, StudyId
 from wardround.privacy import noising
 from wardround.protocol import private
-from wardround.protocol.messages import Task
+from wardround.protocol.messages import Receipt, Task
 from wardround.protocol.plan import BlobRef, Privacy, SecureAggregation, Training
+from wardround.protocol.policy import SitePolicy
 from wardround.sdk.predict import predict
 from wardround.services.budgets import Budgets
+from wardround.services.participant import Participant
 from wardround.services.safeguard import Safeguard, table_digest
 from wardround.storage.memory import MemoryVault
 
@@ -300,13 +302,66 @@ def test_what_has_no_noise_in_it_has_no_seed():
 
 @pytest.mark.parametrize(("patients", "is_fine"), [(999, True), (1000, False), (100_000, False)])
 def test_delta_must_be_below_one_over_the_patients(patients, is_fine):
-    _, guard = opened()
+    _, guard = opened(delta=1e-6)
     if is_fine:
         guard.check(plan_of(), patients)
     else:
         with pytest.raises(PolicyError, match="delta"):
             guard.check(plan_of(), patients)
     guard.check(declared({"unit": "site"}, training=Training(rounds=1)).plan, patients)
+
+
+def test_the_delta_of_the_budget_is_held_to_the_same():
+    _, guard = opened(delta=0.3)
+    with pytest.raises(PolicyError, match="budget"):
+        guard.check(plan_of(), 10)
+
+
+def test_a_hub_that_asks_for_what_the_plan_has_not_gets_nothing():
+    budgets, guard = opened()
+    plan = declared({"evaluation_noise": 2.0}, training=Training(rounds=2, epochs=0, steps=1)).plan
+    guard.admit(plan, RUN)
+    with pytest.raises(PolicyError, match="no such round"):
+        guard.seed(plan, task(kind="statistics"), RECORDS)
+    with pytest.raises(PolicyError, match="no such round"):
+        guard.seed(plan, task(kind="analysis"), RECORDS)
+    assert budgets.status("patient").spent_share == 0
+
+
+class Hub:
+    def __init__(self):
+        self.told = []
+
+    def contribute(self, contribution):
+        self.told.append(contribution)
+        return Receipt(contribution.command, "accepted")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(1, "evaluate"), (3, "train"), (0, "train"), (9, "train"), (1, "analysis")]
+)
+def test_a_site_does_no_round_of_another_kind_than_the_plans_agenda_has(number, kind):
+    hub, plan = Hub(), declared(training=Training(rounds=2, epochs=0, steps=1)).plan
+
+    class Everything:
+        def approved_plan(self, _study):
+            return plan
+
+    site = Participant(
+        "angus", approvals=Everything(), hub=hub, files=None, policy=SitePolicy(), source=None, worker=None,
+        safeguard=Safeguard(KEY, ledger=None),
+    )  # fmt: skip
+    site.perform(task(number=number, kind=kind))
+    assert "policy" in hub.told[0].declined
+
+
+def test_nobody_who_follows_a_run_with_central_noise_sees_what_an_update_was():
+    events = run(declared({"noise": "central"})).status.events
+    told = [event["update"] for event in events if event.get("update")]
+    assert told
+    assert all(ref["digest"] == "" for ref in told)
+    local = [event["update"] for event in run(declared()).status.events if event.get("update")]
+    assert all(len(ref["digest"]) == 64 for ref in local)
 
 
 def test_the_key_of_a_round_is_not_the_noise_of_another_purpose():

@@ -63,7 +63,7 @@ class Bench:
         self.learner = learner(
             Assignment(
                 plan, SiteId(site), self.features, self.labels, self.held_out, self.vector, self.memory, package,
-                np.arange(records, dtype=np.int32),
+                np.arange(records, dtype=np.int32), records,
             )
         )  # fmt: skip
 
@@ -310,7 +310,16 @@ def test_the_echo_fills_the_vector_with_its_pattern(size, kind):
     empty = np.zeros(0, np.float32)
     learner = echo.Learner(
         Assignment(
-            plan_of(Training(rounds=1)), SiteId("a"), empty, empty, empty > 0, vector, empty, b"", np.zeros(0, np.int32)
+            plan_of(Training(rounds=1)),
+            SiteId("a"),
+            empty,
+            empty,
+            empty > 0,
+            vector,
+            empty,
+            b"",
+            np.zeros(0, np.int32),
+            0,
         )
     )
     assert learner.perform(1, kind, -1, b"") == Done({})

@@ -12,7 +12,7 @@ from torch import nn
 import wardround
 from wardround.clinical.table import LoadReport, StudyTable
 from wardround.codec import tensors
-from wardround.errors import CodecError, TrainingError
+from wardround.errors import CodecError
 from wardround.privacy import noising
 from wardround.protocol.plan import Privacy, Training
 from wardround.training.bags import Bags, weight
@@ -223,10 +223,12 @@ def test_updates_of_sites_have_the_noise_that_is_said(distribution):
     assert float(spread) == pytest.approx(3.0, rel=0.02)
 
 
-def test_an_update_that_is_not_finite_is_not_clipped_but_refused():
+def test_an_update_that_is_not_finite_is_noise_alone_and_nobody_is_told():
     privacy = Privacy(delta=0.1, unit="site", noise_multiplier=1.5)
-    with pytest.raises(TrainingError, match="not finite"):
-        clip_update(torch.tensor([1.0, math.nan]), privacy, SEED)
+    update, zero = torch.tensor([1.0, math.nan]), torch.zeros(2)
+    clip_update(update, privacy, SEED)
+    clip_update(zero, privacy, SEED)
+    assert torch.equal(update, zero)
 
 
 def test_a_model_that_mixes_patients_is_refused_with_what_to_do():
@@ -236,14 +238,14 @@ def test_a_model_that_mixes_patients_is_refused_with_what_to_do():
         trained.append((parameter, slice(start, start + parameter.numel())))
         start += parameter.numel()
     with pytest.raises(CodecError, match="group"):
-        PrivateTraining(declared().plan, module, trained, start, np.arange(5), WIDTH)
+        PrivateTraining(declared().plan, module, trained, start, np.arange(5), WIDTH, 5)
 
 
 def test_what_is_sent_must_be_trained_where_noise_is_added_elsewhere():
     plan = declared({"noise": "central"}).plan
     module = nn.Linear(WIDTH, 1)
     with pytest.raises(CodecError, match="not trained"):
-        PrivateTraining(plan, module, [(module.weight, slice(0, WIDTH))], WIDTH + 1, np.arange(5), WIDTH)
+        PrivateTraining(plan, module, [(module.weight, slice(0, WIDTH))], WIDTH + 1, np.arange(5), WIDTH, 5)
 
 
 def test_metrics_are_of_patients_bounded_and_noisy():
@@ -272,6 +274,24 @@ def test_no_metric_leaves_without_noise(tmp_path):
     assert noisy.evaluation.metrics["accuracy"] is not None
 
 
+def test_after_an_evaluation_that_was_paid_a_round_of_training_tells_no_more_of_it(tmp_path):
+    study = declared({"evaluation_noise": 1.0})
+    worker = InProcessWorker(study.plan, "angus", table(held_out=0.5), None)
+    base = tmp_path / "base"
+    base.write_bytes(study.initial)
+    paid = worker.perform(2, "evaluate", str(base), b"", seed=SEED)
+    free = worker.perform(1, "train", str(base), b"", seed=OTHER)
+    worker.close()
+    assert paid.evaluation.metrics["accuracy"] is not None
+    assert set(free.evaluation.metrics.values()) == {None}
+
+
+def test_nothing_is_drawn_from_a_seed_that_can_be_guessed():
+    for seed in (b"", bytes(31)):
+        with pytest.raises(ValueError, match="32 bytes"):
+            noising.derive(seed, "metrics")
+
+
 def test_bags_hold_every_record_of_a_patient_once_up_to_the_most():
     patients = np.array([2, 0, 2, 2, 1, 0])
     bags = Bags(patients, 2)
@@ -288,10 +308,19 @@ def test_bags_hold_every_record_of_a_patient_once_up_to_the_most():
 
 
 def test_a_site_counts_by_patients_or_once():
-    patients = np.array([0, 0, 1])
-    assert weight(declared().plan, patients) == 2
-    assert weight(declared({"unit": "site"}, Training(rounds=1)).plan, patients) == 1
-    assert weight(msgspec.structs.replace(declared().plan, privacy=None), patients) == 3
+    own = table(3, patients=[0, 0, 1])
+    assert weight(declared().plan, own) == 2
+    assert weight(declared({"unit": "site"}, Training(rounds=1)).plan, own) == 1
+    assert weight(msgspec.structs.replace(declared().plan, privacy=None), own) == 3
+
+
+def test_what_a_site_counts_for_does_not_hang_on_whose_records_fit():
+    whole = declared().plan
+    for used in (40, 12):
+        some = table(used)
+        read = StudyTable(some.features, some.labels, some.held_out, LoadReport(60, used, 60 - used, owners=60))
+        assert weight(whole, read) == 45
+        assert weight(whole, read, held_out=True) == 15
 
 
 def alike(count):
