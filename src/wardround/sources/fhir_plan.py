@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 from wardround.errors import ConfigError
 from wardround.sources import fhir_elements, fhir_touched, fhir_typing, fhir_view
 from wardround.sources.fhir_elements import Kind
-from wardround.sources.fhir_term import Shape, Term
+from wardround.sources.fhir_term import NOTHING, Shape, Term
 from wardround.sources.fhir_touched import Field
 from wardround.sources.fhir_typing import Scope
 from wardround.sources.fhir_view import Select, ViewDefinition
@@ -178,14 +178,16 @@ class _Compiler:
         shape, fields = self._slots[slot]
         start, missing = self._reached(paths, shape)
         found = {_item(term.shape) for term in start}
-        if not found:
-            return self._slot(Repeat(slot, (), (), guard), shape, [])
-        item = found.pop()
+        item = found.pop() if found else NOTHING
         onward, still_missing = self._reached(paths, item)
-        if found or {_item(term.shape) for term in onward} - {item} or item.kind is not Kind.COMPLEX:
+        if start and (found or {_item(term.shape) for term in onward} - {item} or item.kind is not Kind.COMPLEX):
             raise ConfigError(f"the paths of repeat, {', '.join(paths)}, lead to items of different types")
-        if self._scope.unknown is None and (lost := missing & still_missing):
-            raise ConfigError(f"repeat: {', '.join(sorted(lost))} leads nowhere in FHIR R4")
+        if lost := sorted(missing & still_missing):
+            if self._scope.unknown is None:
+                raise ConfigError(f"repeat: {', '.join(lost)} leads nowhere in FHIR R4")
+            self._scope.unknown.extend(f"{shape.type_name}.{path}" for path in lost)
+        if not start:
+            return self._slot(Repeat(slot, (), (), guard), item, [])
         first, *others = (field for term in start for field in fhir_touched.touch(term, fields))
         first.recursive = True
         inner = [field for term in onward for field in fhir_touched.touch(term, [first])]
@@ -198,8 +200,6 @@ class _Compiler:
         lenient = Scope(self._scope.resource, self._scope.constants, [])
         terms = {path: fhir_typing.resolve(path, shape, lenient) for path in paths}
         missing = {path for path, term in terms.items() if term.shape.kind is Kind.NOTHING}
-        if self._scope.unknown is not None:
-            self._scope.unknown.extend(lenient.unknown or ())
         return [term for path, term in terms.items() if path not in missing], missing
 
     def _union(self, branches: tuple[Select, ...], slot: int, guard: Guard, depth: int) -> list[OutputColumn]:
@@ -207,9 +207,9 @@ class _Compiler:
         merged: list[OutputColumn] = []
         for number, branch in enumerate(branches):
             columns = self._select(branch, slot, (*guard, (union, number)), depth + 1)
-            merged = [_merged(*pair) for pair in zip(merged, columns, strict=False)] if number else columns
-            if len(merged) != len(columns):
+            if number and len(merged) != len(columns):
                 raise ConfigError("the selects of a unionAll differ in their columns (Union Branches Inconsistent)")
+            merged = [_merged(*pair) for pair in zip(merged, columns, strict=True)] if number else columns
         return merged
 
     def _slot(self, stage: Stage, shape: Shape, fields: list[Field]) -> int:

@@ -23,16 +23,17 @@ WORDS = ["", "a", "b", "official", "usual", "é\u0000\U0001f600", "o'b\"c", "Pat
 # Of each type of item: paths to texts, booleans, numbers, and items of which type.
 TYPES = {
     "Patient": (
-        ["id", "gender", "birthDate", "name.family", "name.given", "name.first().given", "name[1].family"]
-        + ["name.where(use = %use).family", "contact.name.family", "link.other.getReferenceKey()"]
-        + ["link.other.getReferenceKey(Patient)", "getResourceKey()", "name.given.join('-')", "name[0].given[%place]"]
-        + ["extension('u').value.ofType(string)", "identifier.period.start", "_gender.id", "gender.extension('u').url"]
-        + ["managingOrganization.getReferenceKey(Organization)", "contact.name.where(use = 'a').given.first()"],
-        ["active", "deceased.ofType(boolean)", "deceased.exists()", "name.exists(use = 'a')", "contact.empty()"]
-        + ["extension('u').value.exists()", "name.where(given.exists()).exists()"],
+        ["id", "gender", "birthDate", "name.family", "name.given", "name.first().given", "name[1].family",
+         "name.where(use = %use).family", "contact.name.family", "link.other.getReferenceKey()",
+         "link.other.getReferenceKey(Patient)", "getResourceKey()", "name.given.join('-')", "name[0].given[%place]",
+         "extension('u').value.ofType(string)", "identifier.period.start", "gender.id", "gender.extension('u').url",
+         "managingOrganization.getReferenceKey(Organization)", "contact.name.where(use = 'a').given.first()"],
+        ["active", "deceased.ofType(boolean)", "deceased.exists()", "name.exists(use = 'a')", "contact.empty()",
+         "extension('u').value.ofType(string).exists()", "name.where(given.exists()).exists()"],
         ["multipleBirth.ofType(integer)", "%rowIndex", "contact.extension('u').value.ofType(decimal)"],
-        [("name", "HumanName"), ("contact", "Contact"), ("name.where(use = %use)", "HumanName"), ("name.given", "string")]
-        + [("contact.name", "HumanName"), ("name.first()", "HumanName"), ("link.other", "Reference"), ("$this", "Patient")],
+        [("name", "HumanName"), ("contact", "Contact"), ("name.where(use = %use)", "HumanName"),
+         ("name.given", "string"), ("contact.name", "HumanName"), ("name.first()", "HumanName"),
+         ("link.other", "Reference"), ("$this", "Patient")],
     ),
     "HumanName": (
         ["use", "family", "given", "given.first()", "given[1]", "given.join(',')", "prefix", "period.start"],
@@ -48,7 +49,12 @@ TYPES = {
     ),
     "CodeableConcept": (["text", "coding.code"], ["coding.empty()"], ["%rowIndex"], [("coding", "Coding")]),
     "Coding": (["code", "system"], ["userSelected"], ["%rowIndex"], [("$this", "Coding")]),
-    "Reference": (["reference", "getReferenceKey()", "identifier.value"], ["type.exists()"], ["%rowIndex"], [("$this", "Reference")]),
+    "Reference": (
+        ["reference", "getReferenceKey()", "identifier.value"],
+        ["type.exists()"],
+        ["%rowIndex"],
+        [("$this", "Reference")],
+    ),
     "Period": (["start", "end"], ["start.exists()"], ["%rowIndex"], [("$this", "Period")]),
     "string": (["$this"], ["$this.exists()", "$this = 'a'"], ["%rowIndex"], [("$this", "string")]),
 }  # fmt: skip
@@ -63,7 +69,8 @@ def texts(kind):
 
 def numbers(kind):
     one = st.sampled_from([*TYPES[kind][2], "2", "0"])
-    return st.one_of(one, st.builds("({} {} {})".format, st.sampled_from(["%rowIndex", "3", "-1"]), st.sampled_from("+-*"), st.sampled_from(["%rowIndex", "2"])))  # fmt: skip
+    left, right = st.sampled_from(["%rowIndex", "3", "-1"]), st.sampled_from(["%rowIndex", "2"])
+    return st.one_of(one, st.builds("({} {} {})".format, left, st.sampled_from("+-*"), right))
 
 
 def booleans(kind):

@@ -6,8 +6,8 @@ import json
 import traceback
 
 import pytest
-
 from tests.unit.sources.fhir import views
+
 from wardround.errors import ClinicalError
 from wardround.sources import fhir_lines, fhir_plan
 from wardround.sources.fhir_lines import Limits, Report

@@ -1,5 +1,6 @@
 """FHIRPath's grammar: precedence, literals, and errors that say where."""
 
+import contextlib
 from decimal import Decimal
 
 import pytest
@@ -114,7 +115,5 @@ def test_what_no_person_wrote_is_refused(path):
 
 @given(st.text(alphabet="abn.()[]{}'`%$@T0123456789-+*/=<>!&|,: \\u\n", max_size=60))
 def test_garbage_raises_the_one_error_or_parses(path):
-    try:
+    with contextlib.suppress(ConfigError):
         fhir_path.parse(path)
-    except ConfigError:
-        pass

@@ -18,9 +18,8 @@ CONFORMANCE = Path(os.environ.get("WARDROUND_CONFORMANCE", ROOT.parent / "shared
 OFFICIAL = CONFORMANCE / "fhirpath" / "r4" / "tests-fhir-r4.xml"
 CALL = re.compile(r"^(\()?(@?T?[-\d.:T+]+)\)?(?:\.toDecimal\(\))?\.(low|high)Boundary\((-?\d*)\)$")
 
-# 0.0034 to one digit is rounded towards zero there, and 1.587 away from it; T08 is no time in FHIR.
+# 0.0034 is rounded towards zero there and 1.587 away from it; T08 is taken for T08:00, which FHIR has not.
 AGAINST_THE_SUITE = {
-    "LowBoundaryDecimal14",
     "LowBoundaryDecimal15",
     "HighBoundaryDecimal15",
     "HighBoundaryDecimal16",
@@ -58,19 +57,16 @@ def test_an_order_is_told_only_where_it_is_certain(left, right, order):
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "2014-13",
-        "2014-02-30",
-        "2014-1-1",
-        "0000",
-        "14",
-        "2014-01-01T24:00",
-        "2014-01-01T10:60",
-        "2014-01-01T10:00+15:00",
-    ]
-    + ["2014-01-01T10:00Z\n", "2014-01-01 10:00", "２014", "2014-01T10:00"],
+    ["2014-13", "2014-02-30", "2014-1-1", "0000", "14", "2014-01-01T24:00", "2014-01-01T10:60"],
 )
 def test_what_no_calendar_has_is_no_moment(text):
+    assert fhir_time.read(Kind.DATETIME, text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["2014-01-01T10:00+15:00", "2014-01-01T10:00Z\n", "2014-01-01 10:00", "２014", "2014-01T10:00", ""]
+)
+def test_what_is_written_otherwise_is_no_moment(text):
     assert fhir_time.read(Kind.DATETIME, text) is None
 
 

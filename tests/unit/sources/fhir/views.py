@@ -12,6 +12,32 @@ HAS_DUCKDB = importlib.util.find_spec("duckdb") is not None
 needs_duckdb = pytest.mark.skipif(not HAS_DUCKDB, reason="duckdb is not installed")
 both = pytest.mark.parametrize("backend", ["python", pytest.param("duckdb", marks=needs_duckdb)])
 
+ANNA = {
+    "resourceType": "Patient",
+    "id": "anna",
+    "active": True,
+    "gender": "female",
+    "birthDate": "1978-03-12",
+    "_birthDate": {"id": "bd", "extension": [{"url": "urn:time", "valueDateTime": "1978-03-12T08:00:00Z"}]},
+    "multipleBirthInteger": 2,
+    "name": [
+        {"use": "official", "family": "Ahl", "given": ["Anna", None, "Bea"]},
+        {"use": "usual", "given": ["Nan"], "period": {"start": "2001", "end": "2003-04"}},
+    ],
+    "contact": [
+        {"name": {"family": "C1"}, "telecom": [{"system": "phone", "value": "1"}, {"system": "email", "value": "2"}]},
+        {"name": {"family": "C2"}, "telecom": [{"system": "phone", "value": "3"}]},
+        {"name": {"family": "C3"}},
+    ],
+    "extension": [
+        {"url": "urn:sex", "valueCode": "F"},
+        {"url": "urn:race", "extension": [{"url": "omb", "valueCoding": {"code": "2106-3"}}, {"url": "text"}]},
+    ],
+    "managingOrganization": {"reference": "https://x.example/fhir/Organization/o1"},
+    "link": [{"other": {"reference": "Patient/anna"}}, {"other": {"reference": "RelatedPerson/r1"}}],
+}
+BARE = {"resourceType": "Patient", "id": "bare"}
+
 
 def lines(resources):
     return b"\n".join(
@@ -47,3 +73,7 @@ def values(path, resource, backend, **options):
     """The value of one path for one resource."""
     (row,) = run(columns(path, resource=resource["resourceType"]), [resource], backend, **options)
     return row["a"]
+
+
+def named(name, path, **more):
+    return {"name": name, "path": path, **more}
