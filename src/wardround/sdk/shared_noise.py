@@ -3,7 +3,8 @@
 Sites whose records have no gradients go through one simulated round with the plan's settings; what the model moves is
 noise and nothing else. Its spread is compared with the definition, not with what the code makes of it:
 
-    sum over sites of  weight * update  moves by at most  s = learning rate * clip / sampling rate     unit patient
+    sum over sites of  weight * update  moves by at most  s = learning rate * clip / sampling rate     unit patient,
+                                                              and 2^-23 of it for each record a site may count for
                                                           s = clip                                     unit site
     shared     each site adds  (z s)^2 / (min_participants - colluding)  of variance, and what covers its rounding
     central    the hub adds    (z s)^2
@@ -108,7 +109,9 @@ def _deviation(plan: Plan) -> float:
         raise ValueError("a plan without privacy has no noise")
     is_site, sites = privacy.unit == "site", len(plan.participants)
     rate = plan.training.optimizer.learning_rate
-    moved = privacy.clip if is_site else rate * privacy.clip / privacy.sampling_rate
+    most = min(plan.secure.max_weight, plan.limits.max_records) if plan.secure else plan.limits.max_records
+    slack = 1 + 2.0**-23 * most
+    moved = privacy.clip if is_site else rate * privacy.clip / privacy.sampling_rate * slack
     weight = sites * (1 if is_site else _RECORDS)
     if terms is None:
         return privacy.noise_multiplier * moved / weight
