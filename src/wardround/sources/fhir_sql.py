@@ -94,6 +94,10 @@ def _may_fail(term: Term) -> bool:
     return isinstance(term, Single | Arithmetic) or any(_may_fail(child) for child in children(term))
 
 
+def _is_constant(term: Term) -> bool:
+    return not isinstance(term, Focus | RowIndex) and all(_is_constant(child) for child in children(term))
+
+
 def _refuse(what: str) -> NoReturn:
     raise NotInSqlError(what)
 
@@ -128,6 +132,7 @@ class _Writer:
 
     def _filter(self) -> str:
         # One after the other: DuckDB may reorder a conjunction, but not a CASE.
+        self._check_failing(*self._plan.where)
         conditions = [f"coalesce({self.term(term, 's0')}, false)" for term in self._plan.where]
         text = conditions.pop()
         for condition in reversed(conditions):
@@ -255,10 +260,10 @@ class _Writer:
         return f"list_extract(list_filter([{source}], lambda {name}: {present}), 1)"
 
     def _at(self, term: Index, focus: str) -> str:
-        if not isinstance(term.index, Value) or type(term.index.value) is not int:
-            _refuse("an index that is computed")
-        number = term.index.value
-        return f"list_extract({self._list(term.source, focus)}, {number + 1 if number >= 0 else 'NULL::BIGINT'})"
+        number = term.index.value if isinstance(term.index, Value) else None
+        if type(number) is not int or number < 0:
+            _refuse("an index that is computed or negative")
+        return f"list_extract({self._list(term.source, focus)}, {number + 1})"
 
     def _exists(self, source: Term, focus: str) -> str:
         if isinstance(source, Step) and source.shape.kind is Kind.CHOICE:
@@ -273,12 +278,11 @@ class _Writer:
         return f"(len({text}) > 0)" if source.shape.many else f"({text} IS NOT NULL)"
 
     def _logic(self, term: Logic, focus: str) -> str:
+        self._check_failing(term.left, term.right)
         left, right = self.term(term.left, focus), self.term(term.right, focus)
         if term.operator == "xor":
             return f"({left} <> {right})"
         if _may_fail(term):
-            if isinstance(term.left, Value) or isinstance(term.right, Value):
-                _refuse("a constant beside a condition that may fail")
             # (6.5) As Python does it: the right side is wanted unless the left decides.
             first, second = self._name(), self._name()
             decides = "true" if term.operator == "or" else "false"
@@ -291,7 +295,14 @@ class _Writer:
             return f"((NOT {left}) OR {right})"
         return f"({left} {term.operator.upper()} {right})"
 
+    def _check_failing(self, *terms: Term) -> None:
+        # DuckDB folds constants, and with a NULL or false it may fold away what should have failed.
+        if any(map(_may_fail, terms)) and any(map(_is_constant, terms)):
+            _refuse("a constant beside something that may fail")
+
     def _sides(self, left: Term, right: Term, focus: str) -> tuple[str, str]:
+        if not any(isinstance(side, Value) and side.value is not None for side in (left, right)):
+            self._check_failing(left, right)
         kinds = {left.shape.kind, right.shape.kind}
         if kinds & _MOMENTS:
             _refuse("comparing dates or times")
@@ -312,6 +323,8 @@ class _Writer:
         return f"list_extract(list_transform([{{'a': {first}, 'b': {second}}}], lambda {pair}: {same}), 1)"
 
     def _arithmetic(self, term: Arithmetic, focus: str) -> str:
+        if not any(isinstance(side, Value) and side.value is not None for side in (term.left, term.right)):
+            self._check_failing(term.left, term.right)
         first, second = self.term(term.left, focus), self.term(term.right, focus)
         if term.shape.kind is Kind.TEXT:
             return f"({first} || {second})"
