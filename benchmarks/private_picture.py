@@ -27,9 +27,14 @@ def curves(found, title="PneumoniaMNIST at five sites: what each patient's priva
     return "\n".join([*parts, "</svg>", ""])
 
 
+def _spread(values):
+    """Standard deviation; 0 of a single run."""
+    return np.std(values, ddof=1) if len(values) > 1 else 0.0
+
+
 def _panel(cells, plain, metric, left):
     epsilons = sorted({cell["target"] for cell in cells})
-    lows = [np.mean(cell[metric]) - np.std(cell[metric], ddof=1) for cell in cells]
+    lows = [np.mean(cell[metric]) - _spread(cell[metric]) for cell in cells]
     low = math.floor(min(lows) * 20) / 20
     bottom, right = _TOP + _HEIGHT, left + _WIDTH
 
@@ -55,7 +60,7 @@ def _panel(cells, plain, metric, left):
     for place, (noise, colour) in enumerate(_COLOURS.items()):
         points = []
         for cell in sorted((cell for cell in cells if cell["noise"] == noise), key=lambda cell: cell["target"]):
-            mean, spread = np.mean(cell[metric]), np.std(cell[metric], ddof=1)
+            mean, spread = np.mean(cell[metric]), _spread(cell[metric])
             x = across(cell["target"]) + 6 * (place - 1)
             points.append((x, down(mean)))
             parts.append(_line(x, down(mean - spread), x, down(min(1.0, mean + spread)), colour))
