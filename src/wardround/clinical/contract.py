@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from wardround.clinical import derivation
+from wardround.clinical.derivation import Cohort, Consent, Derivation, Disclosure, Quality
 from wardround.errors import CodecError
 
 __all__ = [
@@ -50,7 +52,8 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     plausible, in that unit, and a value outside counts as missing. `missing` says what happens to a
     record without the value: the whole load is refused, the record is dropped, the federated mean
     stands in for it, or that and an indicator ``name=missing`` ("mask"). With `other`, a value that is none of
-    `categories` is a further category ``name=other``, and no error.
+    `categories` is a further category ``name=other``, and no error. `derive` says how the column follows from coded
+    events, where the contract has a cohort; a column that is an array takes as many feature columns as it is long.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     categories: tuple[str, ...] = ()
     missing: Missing = "drop"
     other: bool = False
+    derive: Derivation | None = None
 
 
 class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,6 +73,9 @@ class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     `binary`: one 0/1 column. `multiclass`: one column holding one of `classes`. `number`: one column
     in `unit`. `survival`: `name` is the follow-up time in `unit`, `event` the 0/1 column that says
     whether the event was seen (1) or the record is censored (0).
+
+    `derive`, where the contract has a cohort: of a survival label it is the event, ``time_to_first`` within a window
+    that begins at the index; who has none is censored when last seen, at the end of the window at the latest.
     """
 
     name: str
@@ -76,6 +83,7 @@ class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     unit: str = "1"
     classes: tuple[str, ...] = ()
     event: str = ""
+    derive: Derivation | None = None
 
 
 class DataContract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -89,7 +97,10 @@ class DataContract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     `patient` names a column of identifiers, texts or whole numbers: records with one identifier are one patient's,
     and are together in training or in the holdout, which is then a share of the patients, dealt by the identifier's
-    hash. It is no feature, and a record without one is dropped. Empty: every record is a patient of its own.
+    hash. It is no feature, and a record without one is dropped. Empty: every record is a patient of its own, or,
+    where there is a cohort, the patient whose index event it is.
+
+    `value_sets` are concepts by name, for ``@name``; `terminology` says which release of a code system is meant.
     """
 
     columns: tuple[Column, ...]
@@ -99,7 +110,14 @@ class DataContract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     holdout: float = 0.25
     holdout_seed: int = 0
     holdout_column: str = ""
+    holdout_derive: Derivation | None = None
     patient: str = ""
+    cohort: Cohort | None = None
+    value_sets: dict[str, tuple[str, ...]] = {}
+    terminology: dict[str, str] = {}
+    disclosure: Disclosure = Disclosure()
+    quality: Quality = Quality()
+    consent: Consent | None = None
 
 
 def check(contract: DataContract) -> None:
@@ -126,6 +144,35 @@ def check(contract: DataContract) -> None:
         raise CodecError(f'scaling = "bounds" needs a minimum and a maximum of column {unbounded[0]!r}')
     if not 0.0 <= contract.holdout < 1.0 or contract.min_records < 1:
         raise CodecError("holdout must lie in [0, 1) and min_records be at least 1")
+    if unknown := set(contract.disclosure.quasi_identifiers) - {column.name for column in contract.columns}:
+        raise CodecError(f"a quasi-identifier is a column, and {min(unknown)!r} is none")
+    _check_derivations(contract)
+
+
+def _check_derivations(contract: DataContract) -> None:
+    derived: dict[str, tuple[Derivation | None, str]] = {
+        column.name: (column.derive, column.kind) for column in contract.columns
+    }
+    kinds = {"binary": "boolean", "multiclass": "category", "number": "number", "survival": "number"}
+    derived[contract.label.name] = (contract.label.derive, kinds[contract.label.outcome])
+    if contract.holdout_column:
+        derived[contract.holdout_column] = (contract.holdout_derive, "boolean")
+    if contract.cohort is None:
+        if stated := [name for name, (derive, _) in derived.items() if derive]:
+            raise CodecError(f"column {stated[0]!r} is derived from events, and the contract has no cohort")
+        if contract.consent:
+            raise CodecError("consent is looked up for the patients of a cohort, and the contract has none")
+        return
+    derivation.check_cohort(contract.cohort, contract.value_sets)
+    for name, (derive, kind) in derived.items():
+        if derive is None:
+            raise CodecError(f"column {name!r}: a contract with a cohort says how each column is derived")
+        derivation.check_derivation(name, derive, kind, contract.value_sets)
+    if contract.patient:
+        raise CodecError("with a cohort, a record's patient is the index event's: leave patient out")
+    outcome = contract.label.derive
+    if contract.label.outcome == "survival" and outcome and outcome.aggregate != "time_to_first":
+        raise CodecError("a survival label is derived by time_to_first")
 
 
 def _check_column(column: Column) -> None:
@@ -150,6 +197,9 @@ def feature_names(contract: DataContract) -> tuple[str, ...]:
 
 def column_features(column: Column) -> tuple[str, ...]:
     """Names of the feature columns that one column takes."""
+    if column.derive and column.derive.aggregate == "array":
+        names = [f"{column.name}[{place}]" for place in range(column.derive.length)]
+        return (*names, *[f"{column.name}=missing"] * (column.missing == "mask"))
     values = [*column.categories, *["other"] * column.other]
     names = [f"{column.name}={value}" for value in values] or [column.name]
     return (*names, *[f"{column.name}=missing"] * (column.missing == "mask"))
@@ -158,10 +208,14 @@ def column_features(column: Column) -> tuple[str, ...]:
 def numeric_features(contract: DataContract) -> tuple[bool, ...]:
     """For each feature column, whether it is a number (and is standardized) or an indicator (and is not)."""
     return tuple(
-        column.kind == "number" and name == column.name
+        _is_number(column, name)
         for column in contract.columns
         for name in column_features(column)
     )
+
+
+def _is_number(column: Column, feature: str) -> bool:
+    return column.kind == "number" and feature != f"{column.name}=missing"
 
 
 def numeric_columns_without_bounds(contract: DataContract) -> list[str]:
@@ -177,7 +231,7 @@ def range_scaling(contract: DataContract) -> tuple[list[float], list[float]]:
     centres, spreads, is_scaled = [], [], contract.scaling == "bounds"
     for column in contract.columns:
         for name in column_features(column):
-            spread = _spread(column) if is_scaled and name == column.name and column.kind == "number" else None
+            spread = _spread(column) if is_scaled and _is_number(column, name) else None
             centres.append((column.minimum or 0.0) + 2 * spread if spread else 0.0)
             spreads.append(spread or 1.0)
     return centres, spreads

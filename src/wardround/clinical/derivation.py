@@ -3,8 +3,8 @@
 All of it is part of the plan's data contract: public, hashed and the same at every site. What a site does to meet it
 (which of its own codes mean which concept, how its units are spelled) is in the site's mapping.
 
-A concept is ``system|code``; a code that ends in ``*`` stands for all codes that begin so (``icd10cm|I25.*``); ``@name``
-is a value set of the contract. Systems are spelled as `wardround.harmonization.events.SYSTEMS` has them.
+A concept is ``system|code``; a code that ends in ``*`` stands for all codes that begin so (``icd10cm|I25.*``);
+``@name`` is a value set of the contract. Systems are spelled as `wardround.harmonization.events.SYSTEMS` has them.
 
 Times are whole days relative to the index time. A window takes in what was *known* after its `from_days` and not after
 its `to_days`, so that nothing counts before anybody could have known it; null is without bound.

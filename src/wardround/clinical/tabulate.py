@@ -121,7 +121,7 @@ def study_table(contract: DataContract, cells: Mapping[str, Cells], layout: Layo
     for position, column in enumerate(columns):
         values = _read(column, _local(layout, column.name), cells[column.name], layout.missing)
         values, outside = _plausible(column, converters[column.name](values))
-        absent = np.isnan(values)
+        absent = _gaps(values)
         _count(implausible, column.name, outside)
         _count(missing, column.name, int(absent.sum()) - outside)
         _refuse(column, absent)
@@ -310,6 +310,11 @@ def _plausible(column: Column, values: _Floats) -> tuple[_Floats, int]:
     return np.where(outside, np.nan, values), int(outside.sum())
 
 
+def _gaps(values: _Floats) -> npt.NDArray[np.bool_]:
+    gaps: npt.NDArray[np.bool_] = np.isnan(values)
+    return gaps.any(axis=1) if gaps.ndim == 2 else gaps
+
+
 def _count(counts: dict[str, int], name: str, number: int) -> None:
     if number:
         counts[name] = number
@@ -324,12 +329,12 @@ def _refuse(column: Column, absent: npt.NDArray[np.bool_]) -> None:
 
 
 def _encoded(column: Column, values: _Floats) -> npt.NDArray[np.float64]:
-    encoded = values[:, None]
+    encoded = values if values.ndim == 2 else values[:, None]
     if column.kind == "category":
         encoded = (values[:, None] == np.arange(len(column.categories) + column.other)).astype(np.float64)
         encoded[np.isnan(values)] = np.nan
     if column.missing == "mask":
-        encoded = np.column_stack([encoded, np.isnan(values)])
+        encoded = np.column_stack([encoded, _gaps(values)])
     return encoded
 
 

@@ -99,7 +99,7 @@ SYSTEMS: Final[Mapping[str, str]] = {
     "urn:oid:2.16.840.1.113883.6.3": "icd10",
     "urn:oid:2.16.840.1.113883.6.103": "icd9cm",
 }
-"""Short names of code systems, by URI or OID; a system that is not here keeps its URI, and a site's own is "local:…"."""
+"""Short names of code systems, by URI or OID; one that is not here keeps its URI, and a site's own is "local:…"."""
 
 STATUSES: Final = (
     "final",
