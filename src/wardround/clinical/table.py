@@ -11,6 +11,7 @@ from wardround.errors import ClinicalError
 __all__ = ["LoadReport", "StudyTable", "check_patients", "public_count"]
 
 _EACH_ITS_OWN = np.empty(0, dtype=np.int32)
+_ALL = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class StudyTable:
         report: How the records were read.
         patients: int32 ``(records,)``: whose record it is, numbered from 0 without a gap. Left out, each record is
             a patient of its own.
+        rows: int64 ``(records,)``: each record's place among those that were read. Left out, nothing was dropped.
 
     Raises:
         ClinicalError: The patients are not so numbered.
@@ -51,12 +53,15 @@ class StudyTable:
     held_out: npt.NDArray[np.bool_]
     report: LoadReport
     patients: npt.NDArray[np.int32] = field(default_factory=lambda: _EACH_ITS_OWN)
+    rows: npt.NDArray[np.int64] = field(default_factory=lambda: _ALL)
 
     def __post_init__(self) -> None:
         """Number the patients where nobody has."""
         records = len(self.held_out)
         if self.patients is _EACH_ITS_OWN:
             object.__setattr__(self, "patients", np.arange(records, dtype=np.int32))
+        if self.rows is _ALL:
+            object.__setattr__(self, "rows", np.arange(records))
         check_patients(self.patients, records)
 
 

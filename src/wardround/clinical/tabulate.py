@@ -144,6 +144,7 @@ def study_table(contract: DataContract, cells: Mapping[str, Cells], layout: Layo
         held_out=_held_out(contract, others, keep, patients, hashes),
         report=LoadReport(**counts, implausible=implausible, missing=missing),
         patients=patients,
+        rows=np.flatnonzero(keep),
     )
 
 
@@ -311,8 +312,7 @@ def _plausible(column: Column, values: _Floats) -> tuple[_Floats, int]:
 
 
 def _gaps(values: _Floats) -> npt.NDArray[np.bool_]:
-    gaps: npt.NDArray[np.bool_] = np.isnan(values)
-    return gaps.any(axis=1) if gaps.ndim == 2 else gaps
+    return np.asarray(np.isnan(values).any(axis=tuple(range(1, values.ndim))), dtype=np.bool_)
 
 
 def _count(counts: dict[str, int], name: str, number: int) -> None:

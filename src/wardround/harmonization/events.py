@@ -170,6 +170,12 @@ class SourceReport:
     noted: dict[str, int] = field(default_factory=dict)
     snapshot: dict[str, str] = field(default_factory=dict)
 
+    def reset(self) -> None:
+        """Forget all, before the source is read again."""
+        self.read = self.events = 0
+        for counts in (self.refused, self.noted, self.snapshot):
+            counts.clear()
+
     def refuse(self, reason: str, count: int = 1) -> None:
         """Count what could not be used."""
         if count:

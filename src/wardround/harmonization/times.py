@@ -1,26 +1,46 @@
 """Instants from what sources write: with their precision, and never guessed.
 
 A time without an offset means nothing until the site has declared its zone; without one it is refused. A local time
-that the clocks skipped (spring) is taken as the instant at which they jumped, one that they passed twice (autumn) as the
-first of the two; both are remarked, so that a steward sees how many there are.
+that the clocks skipped (spring) is taken as the instant at which they jumped, one that they passed twice (autumn) as
+the first of the two; both are remarked, so that a steward sees how many there are.
 
 A time stands for the start of what it names: 2020-03 is the first of March, 00:00 at the site.
+
+When the clocks change is `zoneinfo`'s to say, for every year from 1 to 9999. Arrow's own tables end in 2037, without
+a word; records whose years were shifted, as MIMIC's are, lie a hundred years further on.
 """
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from wardround.errors import ConfigError
 from wardround.harmonization.events import Precision
 
-__all__ = ["AMBIGUOUS", "DAY_US", "GAP", "NAIVE", "UNPARSEABLE", "Moment", "checked_zone", "localize", "parse", "placed"]
+__all__ = [
+    "AMBIGUOUS",
+    "DAY_US",
+    "EARLIEST_US",
+    "GAP",
+    "LATEST_US",
+    "NAIVE",
+    "UNPARSEABLE",
+    "Moment",
+    "checked_zone",
+    "instants",
+    "localize",
+    "localized",
+    "parse",
+    "placed",
+]
 
 DAY_US: Final = 86_400_000_000
 NAIVE: Final = "naive time without a declared zone"
@@ -28,9 +48,17 @@ GAP: Final = "local time that the clocks skipped"
 AMBIGUOUS: Final = "local time that the clocks passed twice"
 UNPARSEABLE: Final = "unparseable time"
 
+EARLIEST_US: Final = -62_135_596_800_000_000
+"""The year 1 begins."""
+LATEST_US: Final = 253_402_300_800_000_000
+"""The year 9999 is over."""
+
+_Ints = npt.NDArray[np.int64]
+_PER_US: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FORM: Final = re.compile(
-    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d|60)(?:\.(\d{1,9}))?)?\s?(Z|[+-]\d\d:?\d\d)?)?)?)?"
+    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d):(\d\d)(?::([0-5]\d|60)(?:\.(\d{1,9}))?)?\s?(Z|[+-]\d\d:?\d\d)?)?)?)?",
+    re.ASCII,
 )
 
 
@@ -78,8 +106,8 @@ def placed(naive: datetime, micros: int, precision: Precision, offset: str | Non
         return UNPARSEABLE if shift is None else Moment(_micros(naive) + micros - shift, precision)
     if zone is None:
         return NAIVE
-    time_us, remark = _local(naive, zone)
-    return Moment(time_us + (0 if remark == GAP else micros), precision, remark)
+    time_us, remark = _local(_micros(naive) + micros, zone)
+    return Moment(time_us, precision, remark)
 
 
 def localize(times: pa.Array, zone: str | None) -> tuple[pa.Array, dict[str, int]]:
@@ -89,20 +117,59 @@ def localize(times: pa.Array, zone: str | None) -> tuple[pa.Array, dict[str, int
         times: An Arrow array of ``timestamp`` of any unit; one with a zone is only converted.
         zone: The site's.
     """
-    if times.type.tz is not None:
-        return times.cast(pa.timestamp("us", tz="UTC"), safe=False).cast(pa.int64()), {}
-    present = len(times) - times.null_count
-    if zone is None:
-        return pa.nulls(len(times), pa.int64()), ({NAIVE: present} if present else {})
-    local = times.cast(pa.timestamp("us"), safe=False)
-    early = pc.assume_timezone(local, zone, ambiguous="earliest", nonexistent="latest").cast(pa.int64())
-    late = pc.assume_timezone(local, zone, ambiguous="latest", nonexistent="latest").cast(pa.int64())
-    before = pc.assume_timezone(local, zone, ambiguous="earliest", nonexistent="earliest").cast(pa.int64())
-    counts = {AMBIGUOUS: _differing(early, late), GAP: _differing(early, before)}
-    return early, {reason: count for reason, count in counts.items() if count}
+    found, where = localized(times, zone)
+    return found, {reason: int(cells.sum()) for reason, cells in where.items()}
 
 
-def _precision(month: str | None, day: str | None, hour: str | None, second: str | None, fraction: str | None) -> Precision:
+def localized(times: pa.Array, zone: str | None) -> tuple[pa.Array, dict[str, npt.NDArray[np.bool_]]]:
+    """As `localize`, but with the cells that were refused (null) or remarked, by reason, instead of their number."""
+    # Not Arrow's cast: what leaves its range comes back from the other end.
+    within, local = _bounded(np.asarray(times.cast(pa.int64()).fill_null(0)), times.type.unit)
+    present = np.asarray(times.is_valid())
+    where = {UNPARSEABLE: present & ~within}
+    kept = present & within
+    if times.type.tz is None and zone is None:
+        where[NAIVE] = kept
+        kept = np.zeros(len(times), np.bool_)
+    elif times.type.tz is None and zone is not None:
+        local, where[GAP], where[AMBIGUOUS] = instants(local, zone, ~kept)
+    return pa.array(local, mask=~kept), {reason: cells for reason, cells in where.items() if cells.any()}
+
+
+def instants(
+    local: _Ints, zone: str, missing: npt.NDArray[np.bool_] | None = None
+) -> tuple[_Ints, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """The instants of a zone's local times, which of them the clocks skipped, and which they passed twice.
+
+    Args:
+        local: Microseconds since 1970, as the clocks on the wall show them; the years 1 to 9999.
+        zone: IANA's name.
+        missing: Where there is no time; what comes out there has no meaning and no remark.
+    """
+    if not len(local):
+        return local, np.zeros(0, np.bool_), np.zeros(0, np.bool_)
+    years = np.unique(local.astype("datetime64[us]").astype("datetime64[Y]").astype(np.int64)) + 1970
+    at, before, after = np.array(_changes(zone, tuple(years.tolist())), np.int64).T
+    # Up to the wall's time of the change by the old offset the old one holds, so that the first of two is taken.
+    place = np.searchsorted(at + before, local, side="right") - 1
+    skipped = local < (at + after)[place]
+    following = np.minimum(place + 1, len(at) - 1)
+    twice = (local >= (at + after)[following]) & (place < following)
+    found = np.where(skipped, at[place], local - after[place])
+    return (found, skipped, twice) if missing is None else (found, skipped & ~missing, twice & ~missing)
+
+
+def _bounded(raw: _Ints, unit: str) -> tuple[npt.NDArray[np.bool_], _Ints]:
+    if unit == "ns":
+        return np.ones(len(raw), np.bool_), raw // 1000
+    factor = _PER_US[unit]
+    within = (raw >= EARLIEST_US // factor) & (raw < LATEST_US // factor)
+    return within, np.where(within, raw, 0) * factor
+
+
+def _precision(
+    month: str | None, day: str | None, hour: str | None, second: str | None, fraction: str | None
+) -> Precision:
     stated = (month, day, hour, second, fraction)
     places = (Precision.MONTH, Precision.DAY, Precision.MINUTE, Precision.SECOND, Precision.EXACT)
     known = [place for text, place in zip(stated, places, strict=True) if text]
@@ -119,23 +186,58 @@ def _offset_us(offset: str) -> int | None:
     return sign * (hours * 3600 + minutes * 60) * 1_000_000
 
 
-@lru_cache(maxsize=65_536)
-def _local(naive: datetime, zone: str) -> tuple[int, str]:
+def _local(local_us: int, zone: str) -> tuple[int, str]:
+    year = (_EPOCH + timedelta(microseconds=local_us)).year if EARLIEST_US <= local_us < LATEST_US else 9999
+    changes, walls = _year(zone, year)
+    place = bisect_right(walls, local_us) - 1
+    at, _before, after = changes[place]
+    if local_us < at + after:
+        return at, GAP
+    twice = place + 1 < len(changes) and local_us >= changes[place + 1][0] + changes[place + 1][2]
+    return local_us - after, AMBIGUOUS if twice else ""
+
+
+@lru_cache(maxsize=4096)
+def _year(zone: str, year: int) -> tuple[list[tuple[int, int, int]], list[int]]:
+    changes = _changes(zone, (year,))
+    return changes, [at + before for at, before, _after in changes]
+
+
+def _changes(zone: str, years: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    # Each year begins with a change to the offset that it has already, so that the years between need not be known.
+    near = sorted({year + step for year in years for step in (-1, 0, 1)})
+    return [change for year in near for change in _changes_in(zone, year)]
+
+
+@lru_cache(maxsize=16_384)
+def _changes_in(zone: str, year: int) -> tuple[tuple[int, int, int], ...]:
+    """When the offset changes in a year of UTC, in microseconds: (instant, offset before, offset after)."""
     where = ZoneInfo(zone)
-    first, second = naive.replace(tzinfo=where, fold=0), naive.replace(tzinfo=where, fold=1)
-    offset, other = first.utcoffset() or timedelta(), second.utcoffset() or timedelta()
-    if offset == other:
-        return _micros(naive) - _span(offset), ""
-    if offset > other:
-        return _micros(naive) - _span(offset), AMBIGUOUS
-    # In a gap the offset before it (fold 0) is the smaller; the clocks jumped where local time plus it ends.
-    low, high = naive - timedelta(hours=24), naive + timedelta(hours=24)
-    low_us, high_us = _micros(low) - _span(offset), _micros(high) - _span(other)
-    while high_us - low_us > 1:
-        middle = (low_us + high_us) // 2
-        at = (_EPOCH + timedelta(microseconds=middle)).astimezone(where).utcoffset() or timedelta()
-        low_us, high_us = (middle, high_us) if at == offset else (low_us, middle)
-    return high_us, GAP
+    start = _micros(datetime(min(max(year, 1), 9999), 1, 1)) // 1_000_000  # noqa: DTZ001, a count of seconds
+    start += (year - min(max(year, 1), 9999)) * 366 * 86_400
+    offset = _offset_at(start, where)
+    found = [(start * 1_000_000, _offset_at(start - 1, where), offset)]
+    for day in range(366):
+        low, high = start + day * 86_400, start + (day + 1) * 86_400
+        following = _offset_at(high, where)
+        if following == offset:
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if _offset_at(middle, where) == offset else (low, middle)
+        found.append((high * 1_000_000, offset, following))
+        offset = following
+    return tuple(change for change in found if year < 1 or change[0] < _end_us(year))
+
+
+def _end_us(year: int) -> int:
+    return _micros(datetime(year + 1, 1, 1)) if year < 9999 else LATEST_US  # noqa: DTZ001, a count of microseconds
+
+
+def _offset_at(seconds: int, where: ZoneInfo) -> int:
+    # A day from either end of what datetime can hold, so that no offset leads beyond.
+    within = min(max(seconds, EARLIEST_US // 1_000_000 + 86_400), LATEST_US // 1_000_000 - 2 * 86_400)
+    return _span((_EPOCH + timedelta(seconds=within)).astimezone(where).utcoffset() or timedelta())
 
 
 def _micros(naive: datetime) -> int:
@@ -144,7 +246,3 @@ def _micros(naive: datetime) -> int:
 
 def _span(delta: timedelta) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-
-
-def _differing(left: pa.Array, right: pa.Array) -> int:
-    return int(pc.sum(pc.not_equal(left, right)).as_py() or 0)

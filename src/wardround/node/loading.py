@@ -25,10 +25,13 @@ _SECONDS = 3600.0
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which mapping to read, for which contract."""
+    """Which mapping to read, for which contract; the site's and the study's names, and the node's folder of state."""
 
     mapping: str
     contract: DataContract
+    site: str = ""
+    study: str = ""
+    state: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,14 +44,24 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProcessSource:
-    """Fills `wardround.ports.RecordSource` for one mapping file."""
+    """Fills `wardround.ports.RecordSource` for one mapping file.
 
-    def __init__(self, mapping: Path) -> None:
+    Args:
+        mapping: The file.
+        site: The site's name, and
+        study: the study that asks: for the lineage.
+        state: Where past cohorts and lineage are kept; without it, they are neither compared nor written.
+    """
+
+    def __init__(self, mapping: Path, *, site: str = "", study: str = "", state: Path | None = None) -> None:
         self._mapping = mapping
+        self._site, self._study, self._state = site, study, state
 
     def load(self, contract: DataContract) -> StudyTable:
         """See `wardround.ports.RecordSource`."""
-        request = msgspec.msgpack.encode(Request(str(self._mapping.resolve()), contract))
+        state = str(self._state.resolve()) if self._state else ""
+        asked = Request(str(self._mapping.resolve()), contract, self._site, self._study, state)
+        request = msgspec.msgpack.encode(asked)
         file = anonymous_file()
         try:
             answer = _ask(request, file)

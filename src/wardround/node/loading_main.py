@@ -8,8 +8,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from wardround.errors import UnavailableError, WardroundError
+from wardround.clinical.table import StudyTable
+from wardround.errors import ClinicalError, UnavailableError, WardroundError
 from wardround.node.loading import Answer, Request
+from wardround.ports import RecordSource
 from wardround.sources import mapping
 
 __all__ = ["main"]
@@ -31,11 +33,25 @@ def main() -> None:
 def _read(request: Request, file: int) -> Answer:
     path = Path(request.mapping)
     source = mapping.open_source(mapping.load(path.read_text(encoding="utf-8")), path.parent, os.environ)
-    table = source.load(request.contract)
+    table = _admitted(source, request)
     start = 0
     for array in (table.features, table.labels, table.patients, table.held_out):
         start = _write(file, array, start)
     return Answer(records=len(table.labels), report=table.report)
+
+
+def _admitted(source: RecordSource, request: Request) -> StudyTable:
+    from wardround.node import admitting
+
+    contract = request.contract
+    if contract.cohort is None:
+        return admitting.admit(source.load(contract), contract).table
+    from wardround.sources.harmonized import HarmonizedSource
+
+    if not isinstance(source, HarmonizedSource):
+        raise ClinicalError('the study derives its columns from events: this site needs a mapping of kind = "events"')
+    state = Path(request.state) if request.state else None
+    return admitting.admit_events(source, contract, site=request.site, study=request.study, state=state).table
 
 
 def _write(file: int, array: npt.NDArray[np.generic], start: int) -> int:

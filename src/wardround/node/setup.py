@@ -20,7 +20,7 @@ from wardround.node.agent import Agent
 from wardround.node.loading import ProcessSource
 from wardround.ports import RecordSource, Worker
 from wardround.privacy import noising
-from wardround.protocol.plan import Plan
+from wardround.protocol.plan import Plan, study_id
 from wardround.services.approvals import Approvals
 from wardround.services.budgets import Budgets
 from wardround.services.membership import Membership
@@ -176,7 +176,7 @@ def open_node(
         hub=hub,
         files=FolderModelFiles(state / "models"),
         policy=config.policy,
-        source=lambda _: open_records(folder, config),
+        source=lambda plan: open_records(folder, config, study=study_id(plan)),
         worker=start_worker or (lambda plan, table, package: _worker(config, plan, table, package)),
         membership=membership,
         safeguard=Safeguard(_noise_key(folder, config), ledger=budgets, software=_software()),
@@ -255,8 +255,8 @@ def _officers(config: NodeConfig) -> tuple[bytes, ...]:
     return officers
 
 
-def open_records(folder: Path, config: NodeConfig) -> RecordSource:
-    """The records that the mapping file names.
+def open_records(folder: Path, config: NodeConfig, *, study: str = "") -> RecordSource:
+    """The records that the mapping file names; `study` is the one that asks.
 
     Raises:
         ConfigError: There is no mapping, or it is wrong.
@@ -264,7 +264,7 @@ def open_records(folder: Path, config: NodeConfig) -> RecordSource:
     path = folder / config.mapping
     if not path.exists():
         raise ConfigError(f"there is no mapping in {path}; docs/reference/mapping.md shows how to write one")
-    return ProcessSource(path)
+    return ProcessSource(path, site=config.name, study=study, state=private_folder(folder / config.state))
 
 
 def _worker(config: NodeConfig, plan: Plan, table: StudyTable, package: bytes | None) -> Worker:

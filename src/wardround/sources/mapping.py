@@ -8,13 +8,16 @@ without being shown.
 import re
 from collections import abc
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from wardround.clinical.tabulate import Layout, LocalColumn
 from wardround.errors import ConfigError
 from wardround.ports import RecordSource
+
+if TYPE_CHECKING:
+    from wardround.sources.event_mapping import EventMapping
 
 __all__ = ["Mapping", "load", "open_source"]
 
@@ -40,12 +43,20 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     columns: dict[str, LocalColumn] = {}
 
 
-def load(text: str) -> Mapping:
-    """Read a mapping from its TOML text.
+class _Kind(msgspec.Struct):
+    kind: str = ""
+
+
+def load(text: str) -> "Mapping | EventMapping":
+    """Read a mapping from its TOML text: of a table, or with ``kind = "events"`` of events.
 
     Raises:
         ConfigError: Not TOML, an unknown or misplaced setting, or a DSN given by value; no value is shown.
     """
+    if _of_events(text):
+        from wardround.sources import event_mapping
+
+        return event_mapping.decode(text)
     try:
         mapping = msgspec.toml.decode(text, type=Mapping)
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as error:
@@ -57,13 +68,24 @@ def load(text: str) -> Mapping:
     raise ConfigError(f"the mapping file: {trouble}")
 
 
-def open_source(mapping: Mapping, base_folder: Path, environ: abc.Mapping[str, str]) -> RecordSource:
+def _of_events(text: str) -> bool:
+    try:
+        return msgspec.toml.decode(text, type=_Kind).kind == "events"
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+        return False
+
+
+def open_source(mapping: "Mapping | EventMapping", base_folder: Path, environ: abc.Mapping[str, str]) -> RecordSource:
     """The record source that a mapping describes; a database or file is opened when its records are loaded.
 
     Raises:
         ConfigError: The DSN's variable or file is not there, or is not a connection string.
         UnsafeQueryError: The query is not a single read-only SELECT.
     """
+    if not isinstance(mapping, Mapping):
+        from wardround.sources.harmonized import HarmonizedSource
+
+        return HarmonizedSource(mapping, base_folder, environ)
     layout = Layout(columns=mapping.columns, missing=mapping.missing, max_records=mapping.max_records)
     path = base_folder / mapping.path
     if mapping.kind in {"csv", "parquet"}:

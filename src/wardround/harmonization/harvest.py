@@ -1,0 +1,92 @@
+"""What an executor hands back: for each record and need the numbers of the feature plan, as plain arrays.
+
+Every executor gives the same harvest for the same facts, and `wardround.harmonization.assembly` makes columns of it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from wardround.harmonization.plan import Reason
+
+__all__ = ["KEYS", "MEDIANS", "PICKED", "RECORDS", "SUMS", "Harvest", "joined"]
+
+KEYS: Final = (("patient", pa.string()), ("index_us", pa.int64()), ("need", pa.int64()))
+RECORDS: Final = pa.schema(KEYS[:2])
+SUMS: Final = pa.schema(
+    [
+        *KEYS,
+        ("facts", pa.int64()),
+        ("least", pa.float64()),
+        ("most", pa.float64()),
+        *((name, pa.int64()) for name in ("total", "first_at", "last_at", "t", "tt", "v", "tv")),
+    ]
+)
+PICKED: Final = pa.schema([*KEYS, ("number", pa.float64()), ("value", pa.string()), ("array", pa.string())])
+MEDIANS: Final = pa.schema([*KEYS, ("least", pa.float64()), ("most", pa.float64())])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Harvest:
+    """Results for some patients; it has no repr, as it holds what is known of them.
+
+    Attributes:
+        records: Every record: patient and index time.
+        sums: See `plan.Plan.sums`.
+        first: Of the needs that want one, the first fact.
+        last: The last.
+        medians: See `plan.Plan.medians`.
+        counted: For each need and `Reason` the number of facts.
+        conflicts: Patients whose identifier stands for two people.
+        earliest: For each patient the first instant at which anything was known.
+        unmapped: For each local code that nobody has confirmed the number of its events.
+        engine: What ran it, with its version.
+        statements: The SQL that was run, by step.
+    """
+
+    records: pa.Table
+    sums: pa.Table
+    first: pa.Table
+    last: pa.Table
+    medians: pa.Table
+    counted: Mapping[tuple[int, Reason], int]
+    conflicts: frozenset[str] = frozenset()
+    earliest: Mapping[str, int] = field(default_factory=dict)
+    unmapped: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    engine: str = ""
+    statements: Mapping[str, str] = field(default_factory=dict)
+
+
+def joined(parts: Sequence[Harvest]) -> Harvest:
+    """The harvest of all patients from those of disjoint groups of them."""
+    counted: dict[tuple[int, Reason], int] = {}
+    for part in parts:
+        for key, facts in part.counted.items():
+            counted[key] = counted.get(key, 0) + facts
+    return Harvest(
+        records=_stacked((part.records for part in parts), RECORDS),
+        sums=_stacked((part.sums for part in parts), SUMS),
+        first=_stacked((part.first for part in parts), PICKED),
+        last=_stacked((part.last for part in parts), PICKED),
+        medians=_stacked((part.medians for part in parts), MEDIANS),
+        counted=dict(sorted(counted.items())),
+        conflicts=frozenset().union(*(part.conflicts for part in parts)),
+        earliest={patient: at for part in parts for patient, at in part.earliest.items()},
+        unmapped=parts[0].unmapped if parts else {},  # every part has read every event
+        engine=parts[0].engine if parts else "",
+        statements=parts[0].statements if parts else {},
+    )
+
+
+def numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """A column of numbers as float64, NaN for null."""
+    found: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _stacked(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
+    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
