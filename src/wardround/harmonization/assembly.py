@@ -174,18 +174,20 @@ class _Records:
         return self._tables[table].take(pa.array(rows)), places
 
     def _key(self, patients: pa.ChunkedArray, index_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        people = pc.index_in(patients, value_set=self._people).to_numpy().astype(np.int64)
-        return people * max(len(self._times), 1) + np.searchsorted(self._times, index_us)
+        people: npt.NDArray[np.int64] = pc.index_in(patients, value_set=self._people).to_numpy().astype(np.int64)
+        keys: npt.NDArray[np.int64] = people * max(len(self._times), 1) + np.searchsorted(self._times, index_us)
+        return keys
 
     def _laid(self, table: pa.Table) -> dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
         key = self._key(table.column("patient"), table.column("index_us").to_numpy())
         places = self._sorting[np.searchsorted(self._sorted, key)]
         needs = table.column("need").to_numpy()
         order = np.argsort(needs, kind="stable")
-        distinct, starts = np.unique(needs[order], return_index=True)
-        return {
-            int(need): (rows, places[rows]) for need, rows in zip(distinct, np.split(order, starts[1:]), strict=True)
-        }
+        found = {}
+        for need in np.unique(needs).tolist():
+            rows = order[slice(*np.searchsorted(needs[order], [need, need + 1]).tolist())]
+            found[int(need)] = (rows, places[rows])
+        return found
 
 
 def _column(

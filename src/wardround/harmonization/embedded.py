@@ -12,27 +12,14 @@ import pyarrow as pa
 
 from wardround.errors import ClinicalError
 from wardround.harmonization import identity, memory_database
-from wardround.harmonization.events import EventSource
-from wardround.harmonization.facts import Facts
+from wardround.harmonization.events import EventSource, Scope
+from wardround.harmonization.facts import MOST_BUCKETS, Facts
 from wardround.harmonization.harvest import MEDIANS, PICKED, RECORDS, SUMS, Harvest, joined
 from wardround.harmonization.identity import Identities
 from wardround.harmonization.needs import Atoms, Need
-from wardround.harmonization.plan import UNITS, Plan, Reason, serves_rows
+from wardround.harmonization.plan import SERVES, UNITS, WINDOWS, Plan, serves_rows, windows_rows
 
 __all__ = ["Reading", "harvest"]
-
-_SERVES: Final = pa.schema(
-    [
-        ("atom", pa.int64()),
-        ("need", pa.int64()),
-        ("is_numeric", pa.int64()),
-        ("minimum", pa.float64()),
-        ("maximum", pa.float64()),
-        ("from_us", pa.int64()),
-        ("to_us", pa.int64()),
-        ("scale", pa.float64()),
-    ]
-)
 
 _RECORDS: Final = "SELECT patient, index_us FROM records"
 _RESULTS: Final = {"records": RECORDS, "sums": SUMS, "first": PICKED, "last": PICKED, "medians": MEDIANS}
@@ -64,7 +51,7 @@ class Reading:
     restricted: bool = True
     namespaces: Mapping[str, str] = field(default_factory=dict)
     memory_limit_bytes: int = memory_database.MEMORY_LIMIT_BYTES
-    most_facts: int = 1_500_000
+    most_facts: int = 1_000_000
     threads: int = 2
 
 
@@ -91,18 +78,22 @@ def harvest(reading: Reading, *, bucket: tuple[int, int] = (0, 1)) -> Harvest:
             facts.relabel(found.canonical if canonical is None else {})
             canonical = found.canonical
             facts.finish()
-            parts.append(_computed(database, reading, facts, found.crowds))
-        waiting += _siblings(wanted, facts.bucket)
+            done = facts.bucket
+            try:
+                parts.append(_computed(database, reading, facts, found.crowds))
+            except MemoryError:
+                waiting += _halves(done)
+        waiting += _siblings(wanted, done)
     return joined(parts)
 
 
 def _gathered(
-    database: Any,
+    database: Any,  # noqa: ANN401
     reading: Reading,
     bucket: tuple[int, int],
     canonical: Mapping[str, str] | None,
 ) -> tuple[Facts, Identities]:
-    scope = reading.atoms.scope() if reading.restricted else type(reading.atoms.scope())()
+    scope = reading.atoms.scope() if reading.restricted else Scope()
     names = [source.name for source in reading.sources]
     facts = Facts(database, reading.atoms, names, bucket=bucket, most=reading.most_facts, canonical=canonical)
     for source in reading.sources:
@@ -117,6 +108,13 @@ def _gathered(
     return facts, identity.resolve(links)
 
 
+def _halves(bucket: tuple[int, int]) -> list[tuple[int, int]]:
+    number, of = bucket
+    if 2 * of > MOST_BUCKETS:
+        raise ClinicalError("one patient's facts outgrow the memory allowed: narrow the source or the concepts")
+    return [(number, 2 * of), (number + of, 2 * of)]
+
+
 def _siblings(wanted: tuple[int, int], done: tuple[int, int]) -> list[tuple[int, int]]:
     number, of = wanted
     found = []
@@ -129,9 +127,9 @@ def _siblings(wanted: tuple[int, int], done: tuple[int, int]) -> list[tuple[int,
 def _computed(database: Any, reading: Reading, facts: Facts, crowds: frozenset[str]) -> Harvest:  # noqa: ANN401
     plan = reading.plan
     statements = plan.statements("duckdb")
-    serves = serves_rows(reading.atoms.served, plan.needs)
-    _table(database, "serves", pa.table(_columns(serves, _SERVES), schema=_SERVES))
-    _table(database, "units", _units(database, reading, facts))
+    _table(database, "serves", SERVES, serves_rows(reading.atoms.served, plan.needs))
+    _table(database, "windows", WINDOWS, windows_rows(plan.needs))
+    _table(database, "units", UNITS, _units(database, reading, facts))
     _keep(database, "judged", statements)
     database.execute("DROP VIEW facts; DROP TABLE admitted; DROP TABLE again")
     _keep(database, "records", statements)
@@ -145,7 +143,7 @@ def _computed(database: Any, reading: Reading, facts: Facts, crowds: frozenset[s
     people = facts.patients.texts
     return Harvest(
         **tables,
-        counted={(row["need"], Reason(row["reason"])): row["facts"] for row in counted.to_pylist()},
+        counted=plan.of_needs(counted.to_pylist()),
         conflicts=facts.conflicts() | crowds,
         earliest={people[row["patient"]]: row["earliest"] for row in earliest.to_pylist()},
         unmapped=dict(facts.unmapped),
@@ -154,25 +152,22 @@ def _computed(database: Any, reading: Reading, facts: Facts, crowds: frozenset[s
     )
 
 
-def _units(database: Any, reading: Reading, facts: Facts) -> pa.Table:  # noqa: ANN401
+def _units(database: Any, reading: Reading, facts: Facts) -> list[tuple[Any, ...]]:  # noqa: ANN401
     pairs = _rows(
-        database, "SELECT DISTINCT s.need, f.unit FROM facts f JOIN serves s USING (atom) WHERE s.is_numeric = 1"
+        database, "SELECT DISTINCT s.quantity, f.unit FROM facts f JOIN serves s USING (atom) WHERE s.is_numeric = 1"
     )
-    rows = []
-    for place, unit in sorted((pair["need"], pair["unit"]) for pair in pairs.to_pylist()):
-        found = reading.affine(reading.plan.needs[place], facts.units.texts[unit])
+    rows: list[tuple[Any, ...]] = []
+    for place, unit in sorted((pair["quantity"], pair["unit"]) for pair in pairs.to_pylist()):
+        found = reading.affine(reading.plan.quantities[place], facts.units.texts[unit])
         if found is not None:
             rows.append((place, unit, *found))
-    schema = pa.schema([(name, {"int64": pa.int64(), "float64": pa.float64()}[kind]) for name, kind in UNITS.items()])
-    return pa.table(_columns(rows, schema), schema=schema)
+    return rows
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[pa.Array]:
-    return [pa.array([row[place] for row in rows], one.type) for place, one in enumerate(schema)]
-
-
-def _table(database: Any, name: str, table: pa.Table) -> None:  # noqa: ANN401
-    database.register("incoming", table)
+def _table(database: Any, name: str, columns: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> None:  # noqa: ANN401
+    kinds = {"int64": pa.int64(), "float64": pa.float64()}
+    arrays = [pa.array([row[place] for row in rows], kinds[kind]) for place, kind in enumerate(columns.values())]
+    database.register("incoming", pa.table(arrays, names=list(columns)))
     try:
         database.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")  # noqa: S608, names are our own
     finally:
@@ -199,6 +194,8 @@ def _rows(database: Any, statement: str) -> pa.Table:  # noqa: ANN401
     try:
         found = database.sql(statement)
         return found.to_arrow_table() if found is not None else pa.table({})
+    except memory_database.duckdb().OutOfMemoryException:
+        raise MemoryError from None
     except memory_database.duckdb().Error as error:
         kind = type(error).__name__
     # DuckDB's own message may quote a value.

@@ -25,7 +25,7 @@ from wardround.harmonization.assembly import PATIENT_COLUMN, Assembled, assemble
 from wardround.harmonization.embedded import Reading
 from wardround.harmonization.events import EventSource, SourceReport
 from wardround.harmonization.harvest import Harvest
-from wardround.harmonization.needs import Atoms, Code, Need, needs
+from wardround.harmonization.needs import Atoms, Code, Need, needs, quantities
 from wardround.harmonization.plan import Plan, Reason
 
 __all__ = ["Execute", "Harmonized", "SiteData", "Told", "harmonize"]
@@ -35,7 +35,7 @@ Execute = Callable[[Reading], Harvest]
 
 _MOST_RECORDS: Final = 5_000_000
 _SHOWN_UNIT: Final = 40
-_FACTS_A_MEGABYTE: Final = 6000
+_FACT_BYTES, _NEED_BYTES = 300, 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -121,7 +121,7 @@ def harmonize(
     *,
     execute: Execute = embedded.harvest,
     restricted: bool = True,
-    memory_mb: int = 256,
+    memory_mb: int = 192,
 ) -> Harmonized:
     """The study table of `contract` from the site's events.
 
@@ -148,7 +148,7 @@ def harmonize(
         namespaces=site.namespaces,
         restricted=restricted,
         memory_limit_bytes=memory_mb * 2**20,
-        most_facts=memory_mb * _FACTS_A_MEGABYTE,
+        most_facts=_most_facts(wanted, memory_mb),
     )
     harvest = execute(reading)
     if harvest.records.num_rows > _MOST_RECORDS:
@@ -172,6 +172,11 @@ def harmonize(
         engine=harvest.engine,
         statements=harvest.statements,
     )
+
+
+def _most_facts(wanted: tuple[Need, ...], memory_mb: int) -> int:
+    # A fact is held once, and once more for each need of its quantity; measured, and wrong estimates only cost a pass.
+    return memory_mb * 2**20 // (_FACT_BYTES + _NEED_BYTES * len(wanted) // len(quantities(wanted)[0]))
 
 
 def _pick(contract: DataContract) -> str:

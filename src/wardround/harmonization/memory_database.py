@@ -14,7 +14,7 @@ from wardround.errors import ConfigError
 
 __all__ = ["MEMORY_LIMIT_BYTES", "duckdb", "open_memory_database"]
 
-MEMORY_LIMIT_BYTES: Final = 256 * 1024 * 1024
+MEMORY_LIMIT_BYTES: Final = 192 * 1024 * 1024
 
 _SETTINGS: Final = (
     "SET temp_directory = ''",

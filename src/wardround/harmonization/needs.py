@@ -1,7 +1,8 @@
 """What a contract needs of a patient's events, and which code serves which need.
 
 A contract's columns, label, cohort, holdout and consent each become a *need*: concepts, a window, an aggregate, a unit
-and a plausible range. Codes that serve the same needs are one *atom*, so that an event is told apart once, by a small
+and a plausible range. Needs with the same concepts, unit and range are about one *quantity*, whose events are converted
+and judged once. Codes that serve the same quantities are one *atom*, so that an event is told apart once, by a small
 number, however many columns it feeds; atom 0 is what nobody asked for.
 
 Only what the contract names, and local codes that a person has confirmed (`translations`), ever gets an atom.
@@ -17,7 +18,7 @@ from wardround.clinical.derivation import Derivation, Window
 from wardround.errors import CodecError
 from wardround.harmonization.events import PATIENT, Scope
 
-__all__ = ["UNWANTED", "Atoms", "Code", "Need", "needs"]
+__all__ = ["UNWANTED", "Atoms", "Code", "Need", "needs", "quantities"]
 
 Code = tuple[str, str]
 """A code system and a code in it."""
@@ -54,6 +55,22 @@ class Need:
         window = self.derive.window
         end = self.derive.at_days if self.derive.aggregate == "value_at" else window.to_days
         return _micros(window.from_days), _micros(end)
+
+
+def quantities(wanted: tuple[Need, ...]) -> tuple[list[Need], list[int]]:
+    """One need of each quantity, and for every need the number of its quantity."""
+    numbers: dict[tuple[object, ...], int] = {}
+    first: list[Need] = []
+    of = []
+    for need in wanted:
+        derive = need.derive
+        measured = (need.unit, need.minimum, need.maximum, derive.molar_mass, derive.conversions)
+        key = (frozenset(need.concepts), need.is_numeric, *(measured if need.is_numeric else ()))
+        number = numbers.setdefault(key, len(first))
+        if number == len(first):
+            first.append(need)
+        of.append(number)
+    return first, of
 
 
 def needs(contract: DataContract) -> tuple[Need, ...]:
@@ -101,7 +118,7 @@ def needs(contract: DataContract) -> tuple[Need, ...]:
 
 
 class Atoms:
-    """Codes told apart by the needs that they serve.
+    """Codes told apart by the quantities that they serve.
 
     Args:
         wanted: The contract's needs.
@@ -109,11 +126,10 @@ class Atoms:
     """
 
     def __init__(self, wanted: tuple[Need, ...], translations: Mapping[Code, Code]) -> None:
-        self.needs = wanted
         self._translations = translations
         self._exact: dict[Code, set[int]] = {}
         self._prefixes: list[tuple[str, str, int]] = []
-        for place, need in enumerate(wanted):
+        for place, need in enumerate(quantities(wanted)[0]):
             for concept in need.concepts:
                 system, _, code = concept.partition("|")
                 if code.endswith("*"):
@@ -143,7 +159,7 @@ class Atoms:
 
     @property
     def served(self) -> list[frozenset[int]]:
-        """For each atom the needs that it serves, by their numbers."""
+        """For each atom the quantities that it serves, by their numbers."""
         return self._members
 
     def codes(self) -> dict[Code, int]:

@@ -23,22 +23,30 @@ from enum import IntEnum
 from typing import Any, Final
 
 from wardround.harmonization.events import KEPT_STATUSES, STATUSES
-from wardround.harmonization.needs import Need
+from wardround.harmonization.needs import Need, quantities
 
-__all__ = ["SERVES", "UNITS", "Plan", "Reason", "facts_schema", "quantum", "serves_rows"]
+__all__ = [
+    "SERVES",
+    "UNITS",
+    "WINDOWS",
+    "Plan",
+    "Reason",
+    "facts_schema",
+    "quantum",
+    "serves_rows",
+    "windows_rows",
+]
 
 SAME: Final = 0.002
 SERVES: Final = {
     "atom": "int64",
-    "need": "int64",
+    "quantity": "int64",
     "is_numeric": "int64",
     "minimum": "float64",
     "maximum": "float64",
-    "from_us": "int64",
-    "to_us": "int64",
-    "scale": "float64",
 }
-UNITS: Final = {"need": "int64", "unit": "int64", "factor": "float64", "shift": "float64"}
+WINDOWS: Final = {"quantity": "int64", "need": "int64", "from_us": "int64", "to_us": "int64", "scale": "float64"}
+UNITS: Final = {"quantity": "int64", "unit": "int64", "factor": "float64", "shift": "float64"}
 
 _MINUTE_US: Final = 60_000_000
 _LONG_AGO: Final = -(2**62)
@@ -87,15 +95,24 @@ def quantum(need: Need) -> float:
 
 
 def serves_rows(served: list[frozenset[int]], needs: tuple[Need, ...]) -> list[tuple[Any, ...]]:
-    """The rows of the table ``serves``: for each atom its needs, with what the plan must know of them."""
+    """The rows of the table ``serves``: for each atom its quantities, with what is plausible of them."""
+    of = quantities(needs)[0]
     rows = []
     for atom, places in enumerate(served):
         for place in sorted(places):
-            need = needs[place]
-            is_summed = need.is_numeric and need.derive.aggregate in {"mean", "sum", "slope"}
+            need = of[place]
             bounds = (need.minimum, need.maximum) if need.is_numeric else (None, None)
-            scale = quantum(need) if is_summed else None
-            rows.append((atom, place, int(need.is_numeric), *bounds, *need.window_us, scale))
+            rows.append((atom, place, int(need.is_numeric), *bounds))
+    return rows
+
+
+def windows_rows(needs: tuple[Need, ...]) -> list[tuple[Any, ...]]:
+    """The rows of the table ``windows``: for each need of a record its quantity, its window, and how it is summed."""
+    rows = []
+    for place, (need, quantity) in enumerate(zip(needs, quantities(needs)[1], strict=True)):
+        if need.role not in {"index", "birth"}:
+            is_summed = need.is_numeric and need.derive.aggregate in {"mean", "sum", "slope"}
+            rows.append((quantity, place, *need.window_us, quantum(need) if is_summed else None))
     return rows
 
 
@@ -114,14 +131,16 @@ class Plan:
         self.pick = pick
         self.now_us = now_us
         self.text = text
+        self.quantities, self._of = quantities(needs)
         self._statements: dict[str, dict[str, str]] = {}
 
     def statements(self, dialect: str) -> dict[str, str]:
         """The steps' SELECTs in an engine's dialect, by name.
 
         ``judged`` reads the tables ``facts``, ``serves`` and ``units``; ``records``, ``counted`` and ``earliest`` read
-        ``judged``; ``within_windows`` reads ``judged`` and ``records``; ``sums``, ``first``, ``last`` and ``medians``
-        read ``within_windows``, and of the last three only those are there that some need wants.
+        ``judged``; ``within_windows`` reads ``judged``, ``records`` and the table ``windows``; ``sums``, ``first``,
+        ``last`` and ``medians`` read ``within_windows``, and of the last three only those are there that some need
+        wants.
         """
         if dialect not in self._statements:
             import ibis
@@ -154,22 +173,32 @@ class Plan:
             and need.role in {"column", "label", "holdout", "criterion", "consent"}
         ]
 
+    def of_needs(self, counted: list[dict[str, int]]) -> dict[tuple[int, Reason], int]:
+        """The rows of ``counted`` for each need, whose quantity's they are."""
+        found = {(row["quantity"], Reason(row["reason"])): row["facts"] for row in counted}
+        return {
+            (place, reason): found[quantity, reason]
+            for place, quantity in enumerate(self._of)
+            for reason in Reason
+            if (quantity, reason) in found
+        }
+
     def judged(self) -> Any:  # noqa: ANN401, ibis is loaded when wanted
-        """Each fact for each need that it serves, converted, with the reason for which it counts or not."""
+        """Each fact for each quantity that it serves, converted, with the reason for which it counts or not."""
         import ibis
 
         facts = ibis.table(facts_schema(self.text), name="facts")
         serves = ibis.table(SERVES, name="serves")
         units = ibis.table({**UNITS, "unit": self.text}, name="units")
         facts = facts.mutate(at=ibis.coalesce(facts.known_us, facts.time_us))
-        joined = _versioned(facts).join(serves, "atom").left_join(units, ["need", "unit"])
-        joined = joined.drop("need_right", "unit_right")
+        joined = _versioned(facts).join(serves, "atom").left_join(units, ["quantity", "unit"])
+        joined = joined.drop("quantity_right", "unit_right")
         number = joined.number * joined.factor + joined.shift
         number = ibis.ifelse(joined.is_numeric == 1, number, joined.number)
         joined = joined.mutate(number=number, raw=joined.number)
         joined = joined.mutate(reason=self._reason(joined))
         window = ibis.window(
-            group_by=[joined[name] for name in ("patient", "need", "reason", "time_us", "at", "value", "array")],
+            group_by=[joined[name] for name in ("patient", "quantity", "reason", "time_us", "at", "value", "array")],
             order_by=[joined.number, joined.source, joined.row],
         )
         judged = joined.mutate(before=joined.number.lag().over(window), place=ibis.row_number().over(window))
@@ -177,24 +206,23 @@ class Plan:
         is_same = is_same | (judged.number.isnull() & (judged.place > 0))
         reason = ibis.cases(((judged.reason == Reason.USED) & is_same, int(Reason.DUPLICATE)), else_=judged.reason)
         return judged.mutate(reason=reason).select(
-            "patient", "need", "time_us", "at", "number", "value", "status", "source", "row", "array",
-            "from_us", "to_us", "scale", "reason",
+            "patient", "quantity", "time_us", "at", "number", "value", "status", "source", "row", "array", "reason",
         )  # fmt: skip
 
     def counted(self, judged: Any) -> Any:  # noqa: ANN401
-        """For each need and reason the number of facts."""
-        return judged.group_by("need", "reason").aggregate(facts=judged.count()).order_by("need", "reason")
+        """For each quantity and reason the number of facts."""
+        return judged.group_by("quantity", "reason").aggregate(facts=judged.count()).order_by("quantity", "reason")
 
     def earliest(self, judged: Any) -> Any:  # noqa: ANN401
         """For each patient the first instant at which anything was known but the birth."""
-        birth = [place for place, need in enumerate(self.needs) if need.role == "birth"]
-        known = judged.filter(judged.need.notin(birth), judged.reason == Reason.USED, judged["at"].notnull())
+        birth = next(place for place, need in zip(self._of, self.needs, strict=True) if need.role == "birth")
+        known = judged.filter(judged.quantity != birth, judged.reason == Reason.USED, judged["at"].notnull())
         return known.group_by("patient").aggregate(earliest=known["at"].min())
 
     def records(self, judged: Any) -> Any:  # noqa: ANN401
         """One row for each record: the patient and the index time."""
-        index = self.needs.index(next(need for need in self.needs if need.role == "index"))
-        events = judged.filter(judged.need == index, judged.reason == Reason.USED, judged["at"].notnull())
+        index = next(place for place, need in zip(self._of, self.needs, strict=True) if need.role == "index")
+        events = judged.filter(judged.quantity == index, judged.reason == Reason.USED, judged["at"].notnull())
         if self.pick == "each":
             return events.select(events.patient, index_us=events["at"]).distinct()
         moment = events["at"].min() if self.pick == "first" else events["at"].max()
@@ -202,12 +230,14 @@ class Plan:
 
     def within(self, judged: Any, records: Any) -> Any:  # noqa: ANN401
         """Each record's facts: those that count, and were known within their need's window."""
-        used = judged.filter(judged.reason == Reason.USED)
-        joined = used.join(records, "patient")
+        import ibis
+
+        used = judged.filter(judged.reason == Reason.USED).drop("reason")
+        joined = used.join(records, "patient").join(ibis.table(WINDOWS, name="windows"), "quantity")
         delta = joined["at"] - joined.index_us
         is_after = joined.from_us.isnull() | delta.isnull() | (delta > joined.from_us)
         is_before = joined.to_us.isnull() | delta.isnull() | (delta <= joined.to_us)
-        return joined.filter(is_after & is_before).drop("from_us", "to_us", "reason")
+        return joined.filter(is_after & is_before).drop("from_us", "to_us", "quantity")
 
     def sums(self, within: Any) -> Any:  # noqa: ANN401
         """For each record and need: number, extremes, exact sums, and the first and last time known."""

@@ -80,7 +80,7 @@ class EventMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     units: dict[str, str] = {}
     executor: Literal["embedded", "partitioned", "push-down"] = "embedded"
     disclosure: Disclosure = Disclosure()
-    memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 256
+    memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 192
 
 
 def decode(text: str) -> EventMapping:
