@@ -12,6 +12,7 @@ __all__ = ["main", "wardround"]
 _GROUPS = {
     "hub": ("wardround.cli.hub", "Run the hub that coordinates: init, serve, invite, revoke."),
     "node": ("wardround.cli.node", "Run a hospital's node: enrol, check, review, approve, run, audit."),
+    "data": ("wardround.cli.data", "A steward's look at a site's data: check, preview, map, listen, lineage."),
     "officer": ("wardround.cli.officer", "Vouch for the sites' keys: init, sign."),
     "roster": ("wardround.cli.roster", "Draft, show and publish the roster of the sites' keys."),
     "study": ("wardround.cli.study", "Declare, submit, watch and fetch studies."),
@@ -24,7 +25,8 @@ _EXTRAS = {
     **dict.fromkeys(
         ("alembic", "granian", "obstore", "prometheus_client", "sqlalchemy", "starlette", "structlog"), "hub"
     ),
-    **dict.fromkeys(("psycopg", "pyarrow", "sqlglot"), "node"),
+    **dict.fromkeys(("duckdb", "ibis", "pint", "psycopg", "pyarrow", "pypdfium2", "sqlglot", "ucumvert"), "node"),
+    **dict.fromkeys(("cyvcf2", "wfdb"), "signals"),
     "torch": "torch",
     "sklearn": "demo",
 }

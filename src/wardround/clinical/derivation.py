@@ -75,6 +75,7 @@ class Derivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         concepts: What counts as the column's fact.
+        display: Its name in its terminology, for people and for what proposes local codes.
         window: Where the fact must lie.
         aggregate: What becomes of several; ``first`` and ``last`` by clinical time, ``value_at`` the last one that was
             known `at_days` days after the index, ``slope`` in the column's unit per day, ``time_since_last`` and
@@ -90,6 +91,7 @@ class Derivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """
 
     concepts: tuple[str, ...]
+    display: str = ""
     window: Window = Window()
     aggregate: Aggregate = "last"
     at_days: float = 0.0

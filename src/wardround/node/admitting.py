@@ -19,6 +19,7 @@ from hmac import digest as hmac_digest
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -94,8 +95,7 @@ def admit_events(
     if refusals := quality.check(quality_of(harmonized, contract), contract.quality):
         raise ClinicalError("the site's events are not good enough for this study: " + "; ".join(refusals))
     rules = disclosure.stricter(contract.disclosure, source.mapping.disclosure)
-    gated = replace_disclosure(contract, rules)
-    admitted = admit(harmonized.table, gated)
+    admitted = admit(harmonized.table, msgspec.structs.replace(contract, disclosure=rules))
     if state is None:
         return admitted
     table, left_out = admitted.table, dict(admitted.left_out)
@@ -132,13 +132,6 @@ def quality_of(harmonized: Harmonized, contract: DataContract) -> QualityReport:
     unmapped = sum(told.unmapped.values())
     grouped[""] = {"rows": unmapped + unparseable, "unmapped": unmapped, "unparseable": unparseable}
     return quality.filled(grouped, covered, records=assembled.records, patients=harmonized.table.report.patients)
-
-
-def replace_disclosure(contract: DataContract, rules: disclosure.Disclosure) -> DataContract:
-    """The contract with stricter rules."""
-    import msgspec
-
-    return msgspec.structs.replace(contract, disclosure=rules)
 
 
 def _present(cells: npt.NDArray[np.generic]) -> int:
@@ -186,7 +179,7 @@ def _record(
         sql=tuple(statements),
         sources=tuple(lineage.of_source(report) for report in harmonized.told.sources),
         features=tuple(_feature(harmonized, contract)),
-        confirmations=source.confirmations(),
+        confirmations=source.confirmed,
         terminology=contract.terminology,
         packages=lineage.packages(_PACKAGES),
         records=len(table.held_out),

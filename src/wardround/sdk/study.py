@@ -34,7 +34,7 @@ from wardround.protocol.plan import (
     Training,
 )
 
-__all__ = ["Study", "declare", "from_toml"]
+__all__ = ["Study", "contract_of", "declare", "from_toml"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,24 @@ def declare(
         raise CodecError(f"the plan has a value of the wrong type: {error}") from None
     plans.check(plan)
     return Study(plan, initial, package)
+
+
+class _OnlyData(msgspec.Struct, frozen=True):
+    data: DataContract
+
+
+def contract_of(text: str) -> DataContract:
+    """The data contract of a study file, whatever the rest of it says.
+
+    Raises:
+        StudyFileError: Not TOML, or its contract is wrong.
+    """
+    try:
+        contract = msgspec.toml.decode(text, type=_OnlyData).data
+        data_contract.check(contract)
+    except (msgspec.MsgspecError, CodecError) as error:
+        raise StudyFileError(f"the study file is wrong: {error}; see docs/reference/study-file.md") from None
+    return contract
 
 
 def from_toml(text: str, researcher: str) -> Study:

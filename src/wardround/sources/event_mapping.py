@@ -26,7 +26,7 @@ from wardround.harmonization.times import checked_zone
 from wardround.ids import Digest
 from wardround.sources.site import Site
 
-__all__ = ["CODES_FILE", "KINDS", "EventMapping", "Identity", "decode", "digest", "site_data", "sources"]
+__all__ = ["CODES_FILE", "KINDS", "EventMapping", "Identity", "decode", "digest", "settings_of", "site_data", "sources"]
 
 CODES_FILE: Final = "codes.toml"
 """Beside the mapping: what its local codes mean, and who confirmed it."""
@@ -38,7 +38,7 @@ KINDS: Final[Mapping[str, tuple[str, str]]] = {
     "fhir-bulk": ("fhir_bulk", "FhirBulkSettings"),
     "fhir-notifications": ("fhir_notifications", "FhirNotificationsSettings"),
     "fhir-search": ("fhir_search", "FhirSearchSettings"),
-    "hl7v2": ("hl7_events", "Hl7Settings"),
+    "hl7v2": ("hl7_source", "Hl7Settings"),
     "ibis": ("sql_events", "IbisSettings"),
     "omop": ("omop", "OmopSettings"),
     "parquet": ("table_events", "ParquetSettings"),
@@ -54,8 +54,9 @@ _KEY_FILE: Final = "pseudonym.key"
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who is who: `key` names the secret behind the pseudonyms; without it, ``pseudonym.key`` beside the mapping is made.
+    """Who is who.
 
+    `key` names the secret behind the pseudonyms; without it, the file ``pseudonym.key`` beside the mapping is made.
     `namespaces` says for a source what its patients' identifiers are unique in; sources of one namespace share them.
     """
 
@@ -68,7 +69,8 @@ class EventMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     `timezone` is IANA's name of the zone of naive times; without it they are refused. With `shifted_dates` (records
     whose dates were moved) nothing is taken to be from the future. `units` are spellings of units and the UCUM codes
-    that they mean. `executor` says what runs the plan, and `memory_mb` what DuckDB may take. Of `disclosure` and the
+    that they mean. `listeners` says for a source of HL7 v2 messages
+    where `wardround data listen` takes them in. `executor` says what runs the plan, and `memory_mb` what DuckDB may take. Of `disclosure` and the
     contract's rules the stricter hold.
     """
 
@@ -78,6 +80,7 @@ class EventMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     shifted_dates: bool = False
     identity: Identity = Identity()
     units: dict[str, str] = {}
+    listeners: dict[str, dict[str, Any]] = {}
     executor: Literal["embedded", "partitioned", "push-down"] = "embedded"
     disclosure: Disclosure = Disclosure()
     memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 192
@@ -125,7 +128,7 @@ def site_data(mapping: EventMapping, folder: Path, environ: Mapping[str, str]) -
     return SiteData(
         sources=sources(mapping, site),
         key=pseudonyms.checked_key(key),
-        translations=confirmations.translations(confirmations.load(folder / CODES_FILE)),
+        translations=confirmations.translations(confirmations.read(folder / CODES_FILE)),
         units=mapping.units,
         namespaces=mapping.identity.namespaces,
         zone=mapping.timezone or "UTC",
@@ -140,18 +143,30 @@ def digest(mapping: EventMapping, folder: Path) -> Digest:
     return canonical.digest(canonical.encode([mapping, text]))
 
 
-def _opened(table: dict[str, Any], site: Site) -> EventSource:
-    name, kind = str(table.get("name", "")), table.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(f"source {name!r}: its kind is one of {', '.join(KINDS)}")
-    module, settings = KINDS[kind]
-    adapter = importlib.import_module(f"wardround.sources.{module}")
+def settings_of(table: Mapping[str, Any]) -> Any:  # noqa: ANN401, each kind has its own
+    """The settings of one ``[[sources]]`` table.
+
+    Raises:
+        ConfigError: Its kind is unknown, or a setting is wrong.
+    """
+    adapter, settings = _adapter(table)
     try:
-        decoded = msgspec.convert(table, getattr(adapter, settings))
+        return msgspec.convert(table, getattr(adapter, settings))
     except msgspec.ValidationError as error:
-        raise ConfigError(f"source {name!r}: {error}") from None
-    opened: EventSource = adapter.open_source(decoded, site)
+        raise ConfigError(f"source {str(table.get('name', ''))!r}: {error}") from None
+
+
+def _opened(table: dict[str, Any], site: Site) -> EventSource:
+    opened: EventSource = _adapter(table)[0].open_source(settings_of(table), site)
     return opened
+
+
+def _adapter(table: Mapping[str, Any]) -> tuple[Any, str]:
+    kind = table.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigError(f"source {str(table.get('name', ''))!r}: its kind is one of {', '.join(KINDS)}")
+    module, settings = KINDS[kind]
+    return importlib.import_module(f"wardround.sources.{module}"), settings
 
 
 def _own_key(folder: Path) -> str:

@@ -1,13 +1,16 @@
 """Events as a record source: everything that a site's mapping of events describes, harmonized for one contract."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wardround.clinical.contract import DataContract
 from wardround.clinical.table import StudyTable
 from wardround.codec import canonical
 from wardround.errors import ClinicalError
+from wardround.harmonization import confirmations
+from wardround.harmonization.events import EventSource
 from wardround.harmonization.harmonize import Harmonized, harmonize
+from wardround.harmonization.lineage import Confirmation
 from wardround.ids import Digest
 from wardround.sources import event_mapping
 from wardround.sources.event_mapping import EventMapping
@@ -30,6 +33,16 @@ class HarmonizedSource:
         self._site = event_mapping.site_data(mapping, folder, environ)
 
     @property
+    def sources(self) -> Sequence[EventSource]:
+        """The site's sources."""
+        return self._site.sources
+
+    @property
+    def codes(self) -> Path:
+        """The file of confirmed codes."""
+        return self._folder / event_mapping.CODES_FILE
+
+    @property
     def key(self) -> bytes:
         """The site's secret, from which pseudonyms and what is kept of cohorts follow."""
         return self._site.key
@@ -39,12 +52,26 @@ class HarmonizedSource:
         """What says with which mapping a tensor was made."""
         return event_mapping.digest(self.mapping, self._folder)
 
+    @property
+    def confirmed(self) -> tuple[Confirmation, ...]:
+        """Who said what each local code means that is in use."""
+        entries = confirmations.read(self.codes).codes
+        return tuple(
+            Confirmation(local=local, concept=entry.to, by=entry.confirmed_by, at=str(entry.at or ""))
+            for local, entry in sorted(entries.items())
+            if entry.is_confirmed and entry.to
+        )
+
     def load(self, contract: DataContract) -> StudyTable:
         """The study table; see `wardround.ports.RecordSource`."""
         return self.read(contract).table
 
-    def read(self, contract: DataContract) -> Harmonized:
+    def read(self, contract: DataContract, *, restricted: bool = True) -> Harmonized:
         """The study table, and what was found on the way.
+
+        Args:
+            contract: The study's.
+            restricted: Whether the sources are asked for what is wanted only; without it, unmapped codes are seen.
 
         Raises:
             ClinicalError: The events do not fit the contract, or it has no cohort.
@@ -55,4 +82,4 @@ class HarmonizedSource:
                 "this site's mapping describes events, and the study's contract has no cohort: it asks for a table"
             )
         study = canonical.digest(canonical.encode(contract))
-        return harmonize(contract, self._site, study, memory_mb=self.mapping.memory_mb)
+        return harmonize(contract, self._site, study, restricted=restricted, memory_mb=self.mapping.memory_mb)
