@@ -39,7 +39,7 @@ def _mapping_and_study(command: Any) -> Any:
 @_mapping_and_study
 @as_json
 def check(mapping: str, study: str, json_: bool) -> None:
-    """Say what the study file STUDY would get of the events that MAPPING describes; exit with 1 if it would be refused."""
+    """Say what the study file STUDY would get of the events that MAPPING describes; exit with 1 if that is nothing."""
     from wardround.node import stewarding
 
     found = stewarding.check(stewarding.open_events(Path(mapping)), _contract(study))
@@ -151,11 +151,10 @@ def _check_lines(found: "Check") -> list[str]:
         lines += [f"    {count:,} noted: {remark}" for remark, count in source.noted.items()]
     lines.append(f"cohort: {found.found:,} index events, {found.records:,} records of {found.patients:,} patients")
     lines += [f"    {count:,} left out: {reason}" for reason, count in found.left_out.items()]
-    if found.quality:
-        for name, feature in found.quality.features.items():
-            share = feature.covered / found.quality.records if found.quality.records else 0.0
-            failed = ", ".join(f"{count:,} {check}" for check, count in feature.counts.items() if count)
-            lines.append(f"column {name}: {share:.0%} of records, {feature.rows:,} facts" + (failed and f" ({failed})"))
+    for name, feature in found.quality.features.items():
+        share = feature.covered / found.quality.records if found.quality.records else 0.0
+        failed = ", ".join(f"{count:,} {check}" for check, count in feature.counts.items() if count)
+        lines.append(f"column {name}: {share:.0%} of records, {feature.rows:,} facts" + (failed and f" ({failed})"))
     lines += [f"units that do not convert, {name}: {', '.join(units)}" for name, units in found.unknown_units.items()]
     lines += [f"unknown values, {name}: {count:,}" for name, count in found.unknown_values.items()]
     shown = list(found.unmapped.items())

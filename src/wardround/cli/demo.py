@@ -1,10 +1,13 @@
 """`wardround demo`: the main job on this machine, over real processes and sockets.
 
 A hub and four hospital nodes, each a process of its own, talk over TLS 1.3 on loopback. Each hospital
-keeps real records in its own way. They enrol, approve, standardize, train and evaluate together.
+keeps real records in its own way: a FHIR export, an OMOP database, HL7 v2 messages that its laboratory sends over
+MLLP, and a spreadsheet in other units. One contract harmonizes them, and they enrol, approve, standardize, train and
+evaluate together.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -58,7 +61,7 @@ def demo(data: str, data_folder: str, folder: str, report: str, json_: bool) -> 
     heart = Path(data_folder) / "heart_disease_uci"
     dataset = demo_data.DATASETS[data](heart if heart.exists() else Path(data_folder))
     with ExitStack() as stack:
-        with _phase("a hub, and four hospitals enrolled", phases, console):
+        with _phase("a hub, four hospitals enrolled, records in four formats", phases, console):
             researcher = _federation(place, dataset, stack)
         with _phase("the study declared, reviewed and approved at each hospital", phases, console):
             study, run = _approved_study(place, dataset, researcher)
@@ -76,7 +79,7 @@ def demo(data: str, data_folder: str, folder: str, report: str, json_: bool) -> 
 
 
 def _federation(place: Path, dataset: "Dataset", stack: ExitStack) -> "Researcher":
-    from wardround.cli import demo_data
+    from wardround.cli import demo_data, demo_events
     from wardround.hub import setup as hub
     from wardround.ids import SiteId
     from wardround.node import setup as node
@@ -91,6 +94,10 @@ def _federation(place: Path, dataset: "Dataset", stack: ExitStack) -> "Researche
         node.enrol(folder, hub.invite(place / "hub", SiteId(name), "site", 600.0))
     demo_data.write(dataset, folders)
     for name, folder in folders.items():
+        if (folder / demo_events.MESSAGES).exists():
+            log = place / f"{name}-laboratory.log"
+            stack.enter_context(_process(["data", "listen", str(folder / "mapping.toml"), "laboratory"], log))
+            demo_events.send(folder / demo_events.MESSAGES, _listening(log))
         stack.enter_context(_process(["node", "run", str(folder)], place / f"{name}.log"))
     client.enrol(place / "researcher", hub.invite(place / "hub", SiteId("ada"), "researcher", 600.0))
     return client.connect(place / "researcher")
@@ -218,6 +225,17 @@ def _wait_for(url: str, log: Path) -> None:
                 return
         time.sleep(0.05)
     raise UnavailableError(f"the hub did not start; see {log}")
+
+
+def _listening(log: Path) -> int:
+    from wardround.errors import UnavailableError
+
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while time.monotonic() < deadline:
+        if found := re.search(r"listening at \S+:(\d+)\n", log.read_text()):
+            return int(found[1])
+        time.sleep(0.05)
+    raise UnavailableError(f"the laboratory's listener did not start; see {log}")
 
 
 def _fresh(folder: Path) -> Path:

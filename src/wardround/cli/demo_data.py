@@ -1,4 +1,4 @@
-"""The demo's records: real patients, dealt to four hospitals that keep them in four different ways.
+"""The demo's records: real patients of four hospitals, and the one contract that all four are harmonized by.
 
 `biopsies`: the 569 Wisconsin breast-cancer biopsies that come with scikit-learn, dealt unevenly and with
 a skewed class mix. `heart`: the four hospitals of the UCI heart-disease files, prepared and split as
@@ -11,19 +11,23 @@ References:
 """
 
 import csv
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from wardround.cli import demo_events
 from wardround.clinical.contract import Column, DataContract, Label
+from wardround.clinical.derivation import Cohort, Derivation, Window
 from wardround.errors import ConfigError
 
 __all__ = ["DATASETS", "Dataset", "write"]
 
 Rows = list[dict[str, float]]
+
+_BIOPSY = "urn:uci:wdbc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,13 @@ def biopsies(_: Path) -> Dataset:
                 row = {column: float(value) for column, value in zip(names, data.data[index], strict=True)}
                 hospitals[name].append(row | {"malignant": float(label)})
     hospitals = {name: [rows[i] for i in generator.permutation(len(rows))] for name, rows in hospitals.items()}
-    columns = tuple(Column(name=name, unit=units[name]) for name in names)
-    contract = DataContract(columns=columns, label=Label(name="malignant"), holdout=0.3)
+    columns = tuple(Column(name=name, unit=units[name], derive=_fact(f"{_BIOPSY}|{name}")) for name in names)
+    contract = DataContract(
+        columns=columns,
+        label=Label(name="malignant", derive=_fact(f"{_BIOPSY}|malignant")),
+        holdout=0.3,
+        cohort=Cohort(index=(f"{_BIOPSY}|biopsy",)),
+    )
     return Dataset("Malignancy of breast biopsies", "Tell malignant from benign lumps", contract, hospitals, 30, 0.1)
 
 
@@ -114,88 +123,17 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {"biopsies": biopsies, "heart":
 
 def write(dataset: Dataset, folders: dict[str, Path]) -> None:
     """Give each hospital its records in its own way, with the mapping file that says how to read them."""
-    writers = (_sqlite, _csv_other_units, _parquet, _two_tables)
+    writers = (
+        demo_events.fhir_export,
+        demo_events.omop_database,
+        demo_events.hl7_messages,
+        demo_events.csv_other_units,
+    )
     for (name, rows), writer in zip(dataset.hospitals.items(), writers, strict=True):
         mapping = writer(dataset.contract, rows, folders[name])
         path = folders[name] / "mapping.toml"
         path.unlink(missing_ok=True)
         path.write_text(mapping)
-
-
-def _sqlite(contract: DataContract, rows: Rows, folder: Path) -> str:
-    """SQLite, under column names of its own."""
-    names = _names(contract)
-    local = {name: f"col{index:02d}_{name[:12]}" for index, name in enumerate(names)}
-    with sqlite3.connect(folder / "lab.sqlite") as database:
-        database.execute(
-            f"CREATE TABLE befunde (fall INTEGER PRIMARY KEY, {', '.join(f'{it} REAL' for it in local.values())})"
-        )
-        marks = ", ".join("?" * (len(names) + 1))
-        values = [(index, *(row[name] for name in names)) for index, row in enumerate(rows)]
-        database.executemany(f"INSERT INTO befunde VALUES ({marks})", values)  # noqa: S608, names are our own
-    database.close()
-    columns = "".join(f'[columns.{name}]\nfrom = "{local[name]}"\n' for name in names)
-    return 'kind = "sqlite"\npath = "lab.sqlite"\nquery = "SELECT * FROM befunde ORDER BY fall"\n\n' + columns  # noqa: S608, no value is in it
-
-
-def _csv_other_units(contract: DataContract, rows: Rows, folder: Path) -> str:
-    """CSV, in other units."""
-    units = {column.name: _OTHER_UNIT[column.unit] for column in contract.columns if column.unit in _OTHER_UNIT}
-    names = _names(contract)
-    with (folder / "export.csv").open("w", newline="") as file:
-        writer = csv.writer(file, delimiter=";")
-        writer.writerow(names)
-        for row in rows:
-            writer.writerow([_text(row[name] * units[name][1] if name in units else row[name]) for name in names])
-    columns = "".join(f'[columns.{name}]\nunit = "{unit}"\n' for name, (unit, _) in units.items())
-    return f'kind = "csv"\npath = "export.csv"\ndelimiter = ";"\n\n{columns}'
-
-
-def _parquet(contract: DataContract, rows: Rows, folder: Path) -> str:
-    """Parquet, as the contract has it."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    parquet.write_table(
-        pa.table({name: [row[name] for row in rows] for name in _names(contract)}), folder / "records.parquet"
-    )
-    return 'kind = "parquet"\npath = "records.parquet"\n'
-
-
-def _two_tables(contract: DataContract, rows: Rows, folder: Path) -> str:
-    """Two SQL tables that must be joined: findings here, outcomes there."""
-    names = _names(contract)
-    findings, outcomes = names[: len(contract.columns)], names[len(contract.columns) :]
-    with sqlite3.connect(folder / "clinic.sqlite") as database:
-        for table, columns in (("findings", findings), ("outcomes", outcomes)):
-            database.execute(
-                f"CREATE TABLE {table} (patient TEXT PRIMARY KEY, {', '.join(f'{it} REAL' for it in columns)})"
-            )
-            marks = ", ".join("?" * (len(columns) + 1))
-            values = [(f"P{index:05d}", *(row[name] for name in columns)) for index, row in enumerate(rows)]
-            database.executemany(f"INSERT INTO {table} VALUES ({marks})", values)  # noqa: S608, names are our own
-    database.close()
-    query = "SELECT * FROM findings JOIN outcomes USING (patient) ORDER BY patient"
-    return f'kind = "sqlite"\npath = "clinic.sqlite"\nquery = "{query}"\n'
-
-
-_OTHER_UNIT = {
-    "um": ("mm", 1e-3),
-    "um2": ("mm2", 1e-6),
-    "mg/dL": ("g/L", 1e-2),
-    "mm[Hg]": ("kPa", 0.133322387415),
-    "a": ("mo", 12.0),
-}
-"""For a contract's unit another one, and the factor to it."""
-
-
-def _names(contract: DataContract) -> list[str]:
-    extra = [contract.holdout_column] if contract.holdout_column else []
-    return [*(column.name for column in contract.columns), contract.label.name, *extra]
-
-
-def _text(value: float) -> str:
-    return str(int(value)) if value.is_integer() else repr(value)
 
 
 def _unit(name: str) -> str:
@@ -205,19 +143,33 @@ def _unit(name: str) -> str:
 
 
 def _heart_contract() -> DataContract:
+    uci = "urn:uci:heart-disease"
+    sexes = {"male": "1", "female": "0"}
     columns = (
-        Column(name="age", unit="a"),
-        Column(name="sex", kind="boolean"),
-        Column(name="chest_pain", kind="category", categories=("1", "2", "3", "4")),
-        Column(name="resting_pressure", unit="mm[Hg]"),
-        Column(name="cholesterol", unit="mg/dL"),
-        Column(name="high_sugar", kind="boolean"),
-        Column(name="resting_ecg", kind="category", categories=("0", "1", "2")),
-        Column(name="peak_heart_rate", unit="/min"),
-        Column(name="exercise_angina", kind="boolean"),
-        Column(name="st_depression", unit="mm"),
+        Column(name="age", unit="a", derive=_fact(f"{uci}|age")),
+        Column(name="sex", kind="boolean", derive=msgspec.structs.replace(_fact("patient|sex"), codes=sexes)),
+        Column(name="chest_pain", kind="category", categories=("1", "2", "3", "4"), derive=_fact(f"{uci}|cp")),
+        Column(name="resting_pressure", unit="mm[Hg]", derive=_fact("loinc|8480-6", "Systolic blood pressure")),
+        Column(name="cholesterol", unit="mg/dL", derive=_fact("loinc|2093-3", "Cholesterol in Serum or Plasma")),
+        Column(name="high_sugar", kind="boolean", derive=_fact(f"{uci}|fbs")),
+        Column(name="resting_ecg", kind="category", categories=("0", "1", "2"), derive=_fact(f"{uci}|restecg")),
+        Column(name="peak_heart_rate", unit="/min", derive=_fact(f"{uci}|thalach")),
+        Column(name="exercise_angina", kind="boolean", derive=_fact(f"{uci}|exang")),
+        Column(name="st_depression", unit="mm", derive=_fact(f"{uci}|oldpeak")),
     )
-    return DataContract(columns=columns, label=Label(name="disease"), holdout_column="held_out", holdout=0.0)
+    return DataContract(
+        columns=columns,
+        label=Label(name="disease", derive=_fact(f"{uci}|num")),
+        holdout_column="held_out",
+        holdout_derive=_fact("urn:flamby|test"),
+        holdout=0.0,
+        cohort=Cohort(index=(f"{uci}|visit",)),
+    )
+
+
+def _fact(concept: str, display: str = "") -> Derivation:
+    # Everything that the public files hold of a patient was found at one visit, which is the index.
+    return Derivation(concepts=(concept,), display=display, window=Window(from_days=-1, to_days=1))
 
 
 def _heart_rows(path: Path) -> Rows:

@@ -87,23 +87,37 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Harmonized:
-    """A study's table at one site, with what was found on the way.
+    """What a study gets of one site, with what was found on the way.
 
     Attributes:
-        table: The study table.
-        assembled: Its columns before gaps were handled.
+        contract: The study's.
+        assembled: The columns of the cohort's records, before gaps are handled.
         told: What became of everything.
         marks: uint64 for each record of `assembled`: a keyed hash of its patient, to compare cohorts at this site.
         engine: What ran the plan.
         statements: The SQL that was run, by step.
     """
 
-    table: StudyTable
+    contract: DataContract
     assembled: Assembled
     told: Told
     marks: npt.NDArray[np.uint64]
     engine: str
     statements: Mapping[str, str]
+
+    def table(self) -> StudyTable:
+        """The study table.
+
+        Raises:
+            ClinicalError: The records do not fit the contract.
+            TooFewRecordsError: Fewer usable records than the contract asks for.
+        """
+        return _table(self.contract, self.assembled, self.told.patients)
+
+    @property
+    def patients(self) -> int:
+        """How many patients the cohort has."""
+        return len(np.unique(self.marks))
 
     def marks_of(self, table: StudyTable) -> npt.NDArray[np.uint64]:
         """The marks of a table's patients, sorted; `table` is this one or a part of it."""
@@ -123,7 +137,7 @@ def harmonize(
     restricted: bool = True,
     memory_mb: int = 192,
 ) -> Harmonized:
-    """The study table of `contract` from the site's events.
+    """What `contract` asks for, from the site's events.
 
     Args:
         contract: It has a cohort.
@@ -134,8 +148,7 @@ def harmonize(
         memory_mb: What DuckDB may take.
 
     Raises:
-        ClinicalError: The events do not fit the contract, or a source cannot be read.
-        TooFewRecordsError: Fewer usable records than the contract asks for.
+        ClinicalError: A source cannot be read, or there is too much of something.
         UnavailableError: A source did not answer.
     """
     wanted = needs(contract)
@@ -156,7 +169,7 @@ def harmonize(
     names = _pseudonyms(site.key, study, harvest)
     assembled = assemble(contract, wanted, harvest, names, _arrays(site.sources), site.zone)
     return Harmonized(
-        table=_table(contract, assembled, len(harvest.earliest)),
+        contract=contract,
         assembled=assembled,
         told=Told(
             sources=[source.report for source in site.sources],

@@ -5,7 +5,8 @@ every order is settled to the last tie, so that DuckDB, PostgreSQL, SQLite or Sp
 
 Steps, in this order; what a step leaves out is counted under its `Reason`:
 
-1. Of several versions of one fact (one source and order key) only the latest stands, by when it was known, then by row;
+1. Of several versions of one fact (one source and order key) only the latest row stands, by when it was known, then by
+   its number;
    a version that was given another code, which nobody wants, is not seen here and replaces nothing.
 2. Facts of another status than final, amended or corrected are left out, and so are facts from the future.
 3. A number is converted into the need's unit; one without a conversion, or outside the plausible range, is left out.
@@ -308,10 +309,12 @@ def _versioned(facts: Any) -> Any:  # noqa: ANN401
     import ibis
 
     keyed = facts.filter(facts.order_key.notnull())
-    window = ibis.window(
-        group_by=[keyed.source, keyed.order_key],
-        order_by=[ibis.desc(ibis.coalesce(keyed["at"], _LONG_AGO)), ibis.desc(keyed.row)],
+    one_row = ibis.window(group_by=[keyed.source, keyed.order_key, keyed.row])
+    # What one row says, of birth and death as well, is one version.
+    keyed = keyed.mutate(said=ibis.coalesce(keyed.known_us, _LONG_AGO).max().over(one_row))
+    versions = ibis.window(
+        group_by=[keyed.source, keyed.order_key], order_by=[ibis.desc(keyed.said), ibis.desc(keyed.row)]
     )
-    keyed = keyed.mutate(version=ibis.dense_rank().over(window).cast("int64"))
+    keyed = keyed.mutate(version=ibis.dense_rank().over(versions).cast("int64")).drop("said")
     alone = facts.filter(facts.order_key.isnull()).mutate(version=ibis.literal(0).cast("int64"))
     return keyed.union(alone)

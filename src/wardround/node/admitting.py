@@ -95,7 +95,7 @@ def admit_events(
     if refusals := quality.check(quality_of(harmonized, contract), contract.quality):
         raise ClinicalError("the site's events are not good enough for this study: " + "; ".join(refusals))
     rules = disclosure.stricter(contract.disclosure, source.mapping.disclosure)
-    admitted = admit(harmonized.table, msgspec.structs.replace(contract, disclosure=rules))
+    admitted = admit(harmonized.table(), msgspec.structs.replace(contract, disclosure=rules))
     if state is None:
         return admitted
     table, left_out = admitted.table, dict(admitted.left_out)
@@ -131,7 +131,7 @@ def quality_of(harmonized: Harmonized, contract: DataContract) -> QualityReport:
     )
     unmapped = sum(told.unmapped.values())
     grouped[""] = {"rows": unmapped + unparseable, "unmapped": unmapped, "unparseable": unparseable}
-    return quality.filled(grouped, covered, records=assembled.records, patients=harmonized.table.report.patients)
+    return quality.filled(grouped, covered, records=assembled.records, patients=harmonized.patients)
 
 
 def _present(cells: npt.NDArray[np.generic]) -> int:

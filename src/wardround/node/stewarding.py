@@ -18,10 +18,9 @@ from wardround.clinical import derivation, quality
 from wardround.clinical.contract import Column, DataContract
 from wardround.clinical.quality import QualityReport
 from wardround.clinical.table import StudyTable
-from wardround.errors import ClinicalError, PolicyError, WardroundError
+from wardround.errors import ClinicalError, PolicyError
 from wardround.harmonization import confirmations, suggest_embedding
 from wardround.harmonization.events import PATIENT, Scope, SourceReport
-from wardround.harmonization.harmonize import Harmonized
 from wardround.harmonization.profile import Profile, profile
 from wardround.harmonization.suggest_rank import Suggestion, Target, suggest
 from wardround.node import admitting
@@ -53,7 +52,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, int]
     records: int
     patients: int
-    quality: QualityReport | None
+    quality: QualityReport
     unknown_units: dict[str, list[str]]
     unknown_values: dict[str, int]
     unmapped: dict[str, int]
@@ -89,35 +88,29 @@ def open_events(path: Path) -> HarmonizedSource:
 
 
 def check(source: HarmonizedSource, contract: DataContract) -> Check:
-    """Read everything as a study would, and say what would become of it; nothing is remembered."""
-    harmonized, refusals = _read(source, contract)
-    if harmonized is None:
-        reports = [one.report for one in source.sources]
-        return Check(
-            sources=reports,
-            found=0,
-            left_out={},
-            records=0,
-            patients=0,
-            quality=None,
-            unknown_units={},
-            unknown_values={},
-            unmapped={},
-            refusals=refusals,
-        )
+    """Read everything as a study would, and say what would become of it; nothing is remembered.
+
+    Raises:
+        ClinicalError: A source cannot be read.
+        UnavailableError: A source did not answer.
+    """
+    harmonized = source.read(contract, restricted=False)
     told = harmonized.told
     report = admitting.quality_of(harmonized, contract)
-    refusals += quality.check(report, contract.quality)
+    refusals = quality.check(report, contract.quality)
+    records = 0
     try:
-        admitting.admit(harmonized.table, contract)
-    except PolicyError as error:
+        table = harmonized.table()
+        records = len(table.held_out)
+        admitting.admit(table, contract)
+    except (ClinicalError, PolicyError) as error:
         refusals.append(str(error))
     return Check(
         sources=told.sources,
         found=told.found,
         left_out=told.left_out,
-        records=len(harmonized.table.held_out),
-        patients=harmonized.table.report.patients,
+        records=records,
+        patients=harmonized.patients,
         quality=report,
         unknown_units=told.unknown_units,
         unknown_values=told.unknown_values,
@@ -174,13 +167,6 @@ def decide(source: HarmonizedSource, decisions: list[Decision], profiles: dict[s
             score=decision.score,
         )
     confirmations.write(source.codes, entries)
-
-
-def _read(source: HarmonizedSource, contract: DataContract) -> tuple[Harmonized | None, list[str]]:
-    try:
-        return source.read(contract, restricted=False), []
-    except WardroundError as error:
-        return None, [str(error)]
 
 
 def _bars(name: str, values: np.typing.NDArray[np.float32], column: Column, least: int) -> Bars:

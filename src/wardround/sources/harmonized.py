@@ -64,10 +64,10 @@ class HarmonizedSource:
 
     def load(self, contract: DataContract) -> StudyTable:
         """The study table; see `wardround.ports.RecordSource`."""
-        return self.read(contract).table
+        return self.read(contract).table()
 
     def read(self, contract: DataContract, *, restricted: bool = True) -> Harmonized:
-        """The study table, and what was found on the way.
+        """What the study gets of this site, and what was found on the way.
 
         Args:
             contract: The study's.

@@ -170,7 +170,8 @@ class HttpHub:
         return messages.decode(self._call(method, target, body), kind)
 
     def _call(self, method: str, target: str, body: bytes = b"") -> bytes:
-        for _ in range(3):
+        for _ in range(4):
+            is_kept = getattr(self._local, "connection", None) is not None
             try:
                 response = self._send(method, target, body)
                 answer = response.read(messages.MAX_MESSAGE_BYTES + 1)
@@ -179,6 +180,8 @@ class HttpHub:
                 raise CryptoError(f"the hub's certificate is not valid: {error.verify_message}") from None
             except BROKEN as error:
                 self.close()
+                if is_kept and isinstance(error, (http.client.RemoteDisconnected, BrokenPipeError)):
+                    continue  # The hub closed it while nobody spoke; every command has an id, so it may come twice.
                 raise UnavailableError(f"the hub did not answer: {type(error).__name__}") from None
             if response.status < 400:
                 return answer

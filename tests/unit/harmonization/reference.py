@@ -33,13 +33,14 @@ STATUS = (
 
 
 def judged(facts, needs, translations, affine, now_us):
-    latest = {}
     facts = [fact for fact in facts if any(serves(fact, need, translations) for need in needs)]
+    said, latest = {}, {}
     for fact in facts:
-        if fact.order_key is not None:
-            key = (fact.source, fact.order_key)
-            version = (-math.inf if fact.at is None else fact.at, fact.row)
-            latest[key] = max(latest.get(key, version), version)
+        key = (fact.source, fact.order_key, fact.row)
+        said[key] = max(said.get(key, -math.inf), -math.inf if fact.known_us is None else fact.known_us)
+    for (source, order_key, row), known in said.items():
+        latest[source, order_key] = max(latest.get((source, order_key), (known, row)), (known, row))
+    latest = {(source, key, row): latest[source, key] == (said[source, key, row], row) for source, key, row in said}
     found = []
     for fact in facts:
         for place, need in enumerate(needs):
@@ -63,8 +64,7 @@ def serves(fact, need, translations):
 def one(fact, place, need, latest, affine, now_us):
     number, reason = fact.number, Reason.USED
     if fact.order_key is not None:
-        version = (-math.inf if fact.at is None else fact.at, fact.row)
-        if version < latest[fact.source, fact.order_key]:
+        if not latest[fact.source, fact.order_key, fact.row]:
             return [fact, place, number, Reason.SUPERSEDED]
     if (fact.status or "final") not in KEPT_STATUSES:
         reason = Reason.STATUS

@@ -132,7 +132,7 @@ def some_facts(draw, source="a"):
                 status=draw(st.sampled_from([None, *STATUS])),
                 order_key=draw(st.sampled_from([None, None, "k1", "k2"])),
                 source=source,
-                row=row,
+                row=draw(st.sampled_from([row, row, row // 2])),
             )
         )
     return found

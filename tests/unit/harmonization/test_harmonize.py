@@ -134,7 +134,7 @@ def test_a_coded_value_becomes_a_category_and_an_unknown_one_a_gap():
     assert sorted(map(str, cells(found, "sex"))) == ["None", "None", "f"]
     assert sorted(map(str, cells(found, "smoker"))) == ["None", "None", "never"]
     assert found.told.unknown_values == {"sex": 1, "smoker": 1}
-    assert found.table.features.shape == (3, 5)
+    assert found.table().features.shape == (3, 5)
 
 
 def test_ages_are_completed_years_and_end_at_ninety():
@@ -176,9 +176,9 @@ def test_survival_is_the_event_or_censored_when_last_seen_or_at_the_end_of_the_w
     made.add("p", "patient", "death", 150).add("q", "patient", "seen", 220)
     made.add("r", "patient", "seen", 300).add("r", "patient", "death", 900)
     found = run(contract_of(sex, label=label), made)
-    rows = {(day, dead) for day, dead in found.table.labels.tolist()}
+    rows = {(day, dead) for day, dead in found.table().labels.tolist()}
     assert rows == {(50.0, 1.0), (120.0, 0.0), (200.0, 0.0)}
-    assert found.table.report.dropped == 1, "who was never seen again has no follow-up"
+    assert found.table().report.dropped == 1, "who was never seen again has no follow-up"
 
 
 def test_criteria_consent_and_history_leave_people_out_and_say_how_many():
@@ -233,11 +233,11 @@ def test_each_index_event_makes_a_record_and_a_patients_records_stay_together():
         for day in (100, 200, 300):
             made.patient(name, day).add(name, "loinc", "2093-3", day - 1, day / 2, "mg/dL")
     found = run(contract, made)
-    assert len(found.table.labels) == 12
-    assert found.table.features[:, 0].tolist() == [50.0, 100.0, 150.0] * 4
+    assert len(found.table().labels) == 12
+    assert found.table().features[:, 0].tolist() == [50.0, 100.0, 150.0] * 4
     for patient in range(4):
-        assert len(set(found.table.held_out[found.table.patients == patient].tolist())) == 1
-    assert found.table.held_out.sum() == 6
+        assert len(set(found.table().held_out[found.table().patients == patient].tolist())) == 1
+    assert found.table().held_out.sum() == 6
 
 
 def test_the_table_does_not_depend_on_the_order_of_the_facts():
@@ -252,7 +252,7 @@ def test_the_table_does_not_depend_on_the_order_of_the_facts():
     forward = run(contract, made)
     made.facts.reverse()
     backward = run(contract, made)
-    assert forward.table.features.tobytes() == backward.table.features.tobytes()
+    assert forward.table().features.tobytes() == backward.table().features.tobytes()
     assert forward.assembled.cells["patient"].tolist() == backward.assembled.cells["patient"].tolist()
 
 
@@ -266,16 +266,17 @@ def test_pseudonyms_differ_between_studies():
 
 
 def test_an_empty_source_is_too_few_records():
+    found = run(contract_of(column("last", "loinc|2093-3", unit="mg/dL")), Made())
     with pytest.raises(TooFewRecordsError):
-        run(contract_of(column("last", "loinc|2093-3", unit="mg/dL")), Made())
+        found.table()
 
 
 def test_no_message_or_repr_holds_a_value():
     contract = contract_of(column("last", "loinc|2093-3", unit="mg/dL", missing="refuse"))
     made = Made().patient("SECRET-PATIENT").add("SECRET-PATIENT", "loinc", "2093-3", 50, 987.654, "SECRET-UNIT")
     with pytest.raises(ClinicalError) as caught:
-        run(contract, made)
+        run(contract, made).table()
     assert "SECRET" not in str(caught.value)
     assert "987" not in str(caught.value)
     found = run(contract_of(column("last", "loinc|2093-3", unit="mg/dL")), made)
-    assert "SECRET-PATIENT" not in repr(found) + repr(found.assembled) + repr(found.table)
+    assert "SECRET-PATIENT" not in repr(found) + repr(found.assembled) + repr(found.table())
