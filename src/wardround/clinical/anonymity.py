@@ -209,14 +209,12 @@ def _earth_moved(group: _Codes, rank: _Codes, of_group: _Vector, shares: _Vector
     if labels < 2:
         return np.zeros(len(np.unique(group)))
     reached = np.cumsum(shares)
-    reached[-1] = 1.0
     sums = np.concatenate([[0.0], np.cumsum(reached)])
     is_first = np.concatenate([[True], group[1:] != group[:-1]])
     stop = np.append(rank[1:], labels)
     stop[:-1][is_first[1:]] = labels
     cumulated = np.cumsum(of_group)
     level = cumulated - (cumulated - of_group)[is_first][group]
-    level[stop == labels] = 1.0
     passed = np.clip(np.searchsorted(reached, level), rank, stop)
     moved = level * (passed - rank) - (sums[passed] - sums[rank])
     moved += (sums[stop] - sums[passed]) - level * (stop - passed)

@@ -164,10 +164,11 @@ def _check_derivations(contract: DataContract) -> None:
             raise CodecError("consent is looked up for the patients of a cohort, and the contract has none")
         return
     derivation.check_cohort(contract.cohort, contract.value_sets)
+    bounded = {column.name for column in contract.columns if _spread(column) is not None}
     for name, (derive, kind) in derived.items():
         if derive is None:
             raise CodecError(f"column {name!r}: a contract with a cohort says how each column is derived")
-        derivation.check_derivation(name, derive, kind, contract.value_sets)
+        derivation.check_derivation(name, derive, kind, contract.value_sets, is_bounded=name in bounded)
     if contract.patient:
         raise CodecError("with a cohort, a record's patient is the index event's: leave patient out")
     outcome = contract.label.derive

@@ -190,8 +190,10 @@ def concepts(derived: tuple[str, ...], value_sets: dict[str, tuple[str, ...]]) -
     return tuple(found)
 
 
-def check_derivation(name: str, derive: Derivation, kind: str, value_sets: dict[str, tuple[str, ...]]) -> None:
-    """Refuse a derivation that cannot give a column of this kind.
+def check_derivation(
+    name: str, derive: Derivation, kind: str, value_sets: dict[str, tuple[str, ...]], *, is_bounded: bool = False
+) -> None:
+    """Refuse a derivation that cannot give a column of this kind; `is_bounded`: its plausible range is stated.
 
     Raises:
         CodecError: Says why.
@@ -204,6 +206,8 @@ def check_derivation(name: str, derive: Derivation, kind: str, value_sets: dict[
         raise CodecError(f"column {name!r}: a category is the first, the last or the value at a time")
     if kind == "boolean" and derive.aggregate not in {"exists", "first", "last", "value_at"}:
         raise CodecError(f"column {name!r}: a truth value is exists, first, last or value_at")
+    if derive.aggregate in {"mean", "sum", "slope"} and not is_bounded:
+        raise CodecError(f"column {name!r}: an exact {derive.aggregate} needs the column's minimum and maximum")
     if derive.codes and kind == "number":
         raise CodecError(f"column {name!r}: coded values give categories or truth values, not numbers")
     if derive.aggregate == "age" and found != ("patient|birth-date",):

@@ -84,6 +84,7 @@ _MALE_ICD10: Final = (
     *(f"C{number}" for number in range(60, 64)),
     "D29",
     "D40",
+    "E29",
     *(f"N{number}" for number in range(40, 52)),
     *(f"Q{number}" for number in range(53, 56)),
 )
@@ -92,15 +93,17 @@ _FEMALE_ICD10: Final = (
     "D06",
     *(f"D{number}" for number in range(25, 29)),
     "D39",
+    "E28",
     *(f"N{number}" for number in (*range(70, 78), *range(80, 99))),
     "O",
     *(f"Q{number}" for number in range(50, 53)),
     *(f"Z{number}" for number in range(32, 37)),
 )
-_MALE_ICD9: Final = ("185", "186", "187", "222", "233.4", "60")
+_MALE_ICD9: Final = ("185", "186", "187", "222", "233.4", "236.4", "236.5", "257", "60", "752.5")
 _FEMALE_ICD9: Final = (
-    *("179", "180", "181", "182", "183", "184", "218", "219", "220", "221", "614", "615", "616", "617", "618", "619"),
-    *("62", "63", "64", "65", "66", "67", "V22", "V23", "V24", "V27", "V28"),
+    *(str(number) for number in (*range(179, 185), *range(218, 222), 256, *range(614, 620), *range(62, 68))),
+    *("233.1", "233.2", "233.3", "236.0", "236.1", "236.2", "236.3", "752.0", "752.1", "752.2", "752.3", "752.4"),
+    *("V22", "V23", "V24", "V27", "V28"),
 )
 _ICD10: Final = {**dict.fromkeys(_MALE_ICD10, "male"), **dict.fromkeys(_FEMALE_ICD10, "female")}
 SEX_SPECIFIC: Final[Mapping[str, Mapping[str, str]]] = {
@@ -188,7 +191,10 @@ def filled(
 
 
 def check(report: QualityReport, limits: Quality) -> list[str]:
-    """Why the load is refused, for the site to read; empty where it is not."""
+    """Why the load is refused, for the site to read; empty where it is not.
+
+    Each limit holds for every feature, and for all events together.
+    """
     refusals = []
     for name, feature in report.features.items():
         share = feature.covered / report.records if report.records else 0.0
@@ -197,9 +203,13 @@ def check(report: QualityReport, limits: Quality) -> list[str]:
                 f"feature {name!r}: {feature.covered} of {report.records} records have a value, and min_coverage is "
                 f"{limits.min_coverage:g}"
             )
-        for column, limit in _limits(limits).items():
-            refusals += _exceeding(f"feature {name!r}", column, feature.counts.get(column, 0), feature.rows, limit)
-    refusals += _exceeding("events", "unmapped", report.total("unmapped"), report.total("rows"), limits.unmapped_max)
+    for column, limit in _limits(limits).items():
+        found = [
+            refusal
+            for name, feature in report.features.items()
+            for refusal in _exceeding(f"feature {name!r}", column, feature.counts.get(column, 0), feature.rows, limit)
+        ]
+        refusals += found or _exceeding("all events", column, report.total(column), report.total("rows"), limit)
     return refusals
 
 
@@ -258,6 +268,7 @@ def _feature(name: str, row: Mapping[str, int], covered: int, records: int, foun
 
 def _limits(limits: Quality) -> dict[str, float]:
     return {
+        "unmapped": limits.unmapped_max,
         "unknown_unit": limits.unknown_unit_max,
         "unparseable": limits.unparseable_max,
         "implausible": limits.implausible_max,

@@ -63,9 +63,8 @@ def serves(fact, need, translations):
 
 def one(fact, place, need, latest, affine, now_us):
     number, reason = fact.number, Reason.USED
-    if fact.order_key is not None:
-        if not latest[fact.source, fact.order_key, fact.row]:
-            return [fact, place, number, Reason.SUPERSEDED]
+    if fact.order_key is not None and not latest[fact.source, fact.order_key, fact.row]:
+        return [fact, place, number, Reason.SUPERSEDED]
     if (fact.status or "final") not in KEPT_STATUSES:
         reason = Reason.STATUS
     elif now_us is not None and fact.at is not None and fact.at > now_us:

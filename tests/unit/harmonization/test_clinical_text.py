@@ -83,6 +83,9 @@ def told(text, **settings):
         ("MIchigan, aMI, MI5", []),
         ("No evidence of\nmyocardial infarction", [NEGATED]),
         ("No evidence of\nMyocardial infarction", [NEGATED]),
+        ("No fever,\nMyocardial infarction", [NEGATED]),
+        ("Denies e.g. MI.", [NEGATED]),
+        ("No word from Dr. Smith or Mr. Jones about MI.", [NEGATED]),
         ("No fever\nMyocardial infarction", [STATED]),
         ("No fever\n\nmyocardial infarction", [STATED]),
         ("Seen by Dr. No MI today", [NEGATED]),
@@ -103,6 +106,7 @@ def test_what_is_said_of_a_mention(text, expected):
         ("2. Plan:\nscreen for diabetes", [MAYBE]),
         ("Impression: no MI", [NEGATED]),
         ("Family history\nMI", [FAMILY]),
+        ("FAMILY HISTORY\nMI at 50.\nCARDIAC STUDIES:\nMI seen.", [FAMILY, STATED]),
         ("Family history is long.\nMI", [STATED]),
     ],
 )

@@ -6,9 +6,9 @@ from functools import lru_cache
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.unit.harmonization import reference
 from tests.unit.harmonization.reference import STATUS, Fact
+
 from wardround.clinical.contract import Column, DataContract, Label, check
 from wardround.clinical.derivation import Cohort, Derivation, Window
 from wardround.errors import ClinicalError
@@ -46,7 +46,8 @@ CONTRACT = DataContract(
         column("fever", ("loinc|8310-5",), "max", low=90.0, high=110.0, unit="[degF]"),
     ),
     label=Label(
-        name="event", derive=Derivation(concepts=("icd10cm|I2*",), window=Window(from_days=0, to_days=9), aggregate="exists")
+        name="event",
+        derive=Derivation(concepts=("icd10cm|I2*",), window=Window(from_days=0, to_days=9), aggregate="exists"),
     ),
     cohort=Cohort(index=("icd10cm|I25.*",)),
 )

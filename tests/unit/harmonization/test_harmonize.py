@@ -5,9 +5,9 @@ import math
 import msgspec
 import numpy as np
 import pytest
-
 from tests.unit.harmonization.reference import Fact
 from tests.unit.harmonization.test_feature_plan import DAY, Recorded
+
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.clinical.derivation import Cohort, Consent, Conversion, Criterion, Derivation, Window
 from wardround.errors import ClinicalError, TooFewRecordsError
@@ -156,7 +156,7 @@ def test_a_slope_is_per_day_and_exact_for_a_straight_line():
     made.add("q", "loinc", "2160-0", 90, 1.0, "mg/dL")
     found = run(contract, made)
     trend = found.assembled.cells["trend"].tolist()
-    assert sorted(trend, key=math.isnan)[0] == pytest.approx(0.25, abs=1e-6)
+    assert min(trend, key=math.isnan) == pytest.approx(0.25, abs=1e-6)
     assert sum(map(math.isnan, trend)) == 1
     assert 1.0 + 0.25 * 9 in cells(found, "rest")
 
@@ -187,7 +187,9 @@ def test_criteria_consent_and_history_leave_people_out_and_say_how_many():
         lookback_days=30,
         criteria=(
             Criterion(
-                name="adult", derive=Derivation(concepts=("patient|birth-date",), window=EVER, aggregate="age"), minimum=18
+                name="adult",
+                derive=Derivation(concepts=("patient|birth-date",), window=EVER, aggregate="age"),
+                minimum=18,
             ),
             Criterion(
                 name="no dialysis",

@@ -1,4 +1,6 @@
-"""Instants: as `zoneinfo` has them, for every zone, every year and every spelling, and the same one by one as in bulk."""
+"""Instants: as `zoneinfo` has them for every zone, year and spelling, and the same one by one as in bulk."""
+
+# ruff: noqa: DTZ001, local times are what is tested
 
 import zoneinfo
 from datetime import UTC, datetime, timedelta

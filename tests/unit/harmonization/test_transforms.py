@@ -65,6 +65,12 @@ def test_power_lies_in_the_band_of_its_frequency(hertz):
     assert shares[hertz // 5] > 0.9
 
 
+def test_the_level_of_a_signal_is_no_part_of_its_spectrum():
+    shares = transforms.apply(SPECTRUM, column(np.arange(64.0) ** 2), 33)
+    assert shares[0] == 0
+    assert shares.sum() == pytest.approx(1, abs=1e-6)
+
+
 def test_the_spectrum_knows_neither_scale_nor_level():
     one, other = (transforms.apply(SPECTRUM, array, 5) for array in (sine(7), sine(7) * 40 + 900))
     assert other == pytest.approx(one, abs=1e-4)

@@ -10,7 +10,7 @@ import pytest
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.clinical.tabulate import Layout
 from wardround.errors import ClinicalError, ConfigError, UnavailableError, UnsafeQueryError
-from wardround.sources import sql
+from wardround.sources import sql, sql_guard
 
 SECRET = "Xanthippe-4711"
 CONTRACT = DataContract(columns=(Column(name="x"),), label=Label(name="y"), min_records=1)
@@ -45,7 +45,7 @@ def database(tmp_path):
     ],
 )
 def test_a_select_is_admitted(query, dialect):
-    sql.check_query(query, dialect)
+    sql_guard.check_query(query, dialect)
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
@@ -88,7 +88,7 @@ def test_a_select_is_admitted(query, dialect):
 )
 def test_anything_else_is_refused(query, dialect):
     with pytest.raises(UnsafeQueryError):
-        sql.check_query(query, dialect)
+        sql_guard.check_query(query, dialect)
 
 
 @pytest.mark.parametrize(
@@ -118,21 +118,21 @@ def test_anything_else_is_refused(query, dialect):
 def test_a_function_that_reaches_outside_is_refused_in_the_list_in_from_and_below(call):
     for query in (f"SELECT {call}", f"SELECT 1 FROM a WHERE x = (SELECT {call})", f"SELECT * FROM {call} AS t"):
         with pytest.raises(UnsafeQueryError):
-            sql.check_query(query, "postgres")
+            sql_guard.check_query(query, "postgres")
 
 
 def test_a_table_function_that_reaches_outside_is_refused():
     for query in ("SELECT * FROM dblink('h', 'q') AS t(a int)", "SELECT * FROM ROWS FROM (pg_ls_dir('.')) AS t(a)"):
         with pytest.raises(UnsafeQueryError, match="deny list"):
-            sql.check_query(query, "postgres")
+            sql_guard.check_query(query, "postgres")
     with pytest.raises(UnsafeQueryError, match="deny list"):
-        sql.check_query("SELECT * FROM pragma_table_info('a')", "sqlite")
+        sql_guard.check_query("SELECT * FROM pragma_table_info('a')", "sqlite")
 
 
 def test_a_refusal_does_not_quote_the_query(caplog):
     for query in (f"DELETE FROM a WHERE x = '{SECRET}'", f"SELECT '{SECRET}' FROM (", f"CALL p('{SECRET}')"):
         with pytest.raises(UnsafeQueryError) as caught:
-            sql.check_query(query, "postgres")
+            sql_guard.check_query(query, "postgres")
         assert SECRET not in told(caught.value)
     assert SECRET not in caplog.text
 

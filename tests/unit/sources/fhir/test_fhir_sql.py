@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.unit.sources.fhir import views
 
-from wardround.sources import fhir_plan, fhir_run, fhir_sql
+from wardround.sources import fhir_decode, fhir_plan, fhir_run, fhir_sql
 
 pytestmark = views.needs_duckdb
 
@@ -50,8 +50,9 @@ def test_the_database_has_the_last_word_only_when_it_succeeds(monkeypatch):
     plan = fhir_plan.compile_view(views.columns("id"))
     runner = fhir_run.ViewRunner(plan, views.fhir_memory.open_memory_database())
     monkeypatch.setattr(runner, "_statement", type(runner._statement)("SELECT error(j) FROM resources", ()))
+    decoder = fhir_decode.LineDecoder({"Patient": plan.touched}, runner.report)
     batch = fhir_run.Batch([json.dumps(views.ANNA).encode()], [1])
-    (table,) = runner.tables([batch])
+    (table,) = runner.tables(decoder, [batch])
     assert table.to_pylist() == [{"a": "anna"}]
     assert runner.report.batches_in_python == 1
 
