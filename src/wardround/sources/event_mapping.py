@@ -64,14 +64,21 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     namespaces: dict[str, str] = {}
 
 
+class SiteDisclosure(Disclosure, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the site asks for beyond the study's rules; what it leaves out is the study's to say."""
+
+    small_cell: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_suppressed: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 1.0
+
+
 class EventMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The mapping file.
 
     `timezone` is IANA's name of the zone of naive times; without it they are refused. With `shifted_dates` (records
     whose dates were moved) nothing is taken to be from the future. `units` are spellings of units and the UCUM codes
-    that they mean. `listeners` says for a source of HL7 v2 messages
-    where `wardround data listen` takes them in. `executor` says what runs the plan, and `memory_mb` what DuckDB may take. Of `disclosure` and the
-    contract's rules the stricter hold.
+    that they mean. `listeners` says for a source of HL7 v2 messages where `wardround data listen` takes them in.
+    `executor` says what runs the plan, and `memory_mb` what DuckDB may take. Of `disclosure` and the contract's rules
+    the stricter hold.
     """
 
     kind: Literal["events"]
@@ -82,7 +89,7 @@ class EventMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     units: dict[str, str] = {}
     listeners: dict[str, dict[str, Any]] = {}
     executor: Literal["embedded", "partitioned", "push-down"] = "embedded"
-    disclosure: Disclosure = Disclosure()
+    disclosure: SiteDisclosure = SiteDisclosure()
     memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 192
 
 

@@ -1,0 +1,269 @@
+"""What stands between a site's events and a study: quality, disclosure, past cohorts, lineage."""
+
+import csv
+import json
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from wardround.cli.data import data
+from wardround.clinical.contract import Column, DataContract, Label
+from wardround.clinical.derivation import Cohort, Derivation, Disclosure, Quality, Window
+from wardround.errors import ClinicalError, PolicyError, TooFewRecordsError
+from wardround.harmonization import lineage
+from wardround.node import admitting, stewarding
+from wardround.node.loading import ProcessSource
+from wardround.storage.lineage_log import LineageLog
+
+EVER = Window(from_days=None, to_days=None)
+CONTRACT = DataContract(
+    columns=(
+        Column(
+            name="cholesterol",
+            unit="mg/dL",
+            minimum=50.0,
+            maximum=500.0,
+            missing="mean",
+            derive=Derivation(concepts=("loinc|2093-3",), window=EVER, molar_mass=386.65),
+        ),
+        Column(
+            name="sex",
+            kind="category",
+            categories=("female", "male"),
+            derive=Derivation(concepts=("patient|sex",), window=EVER),
+        ),
+    ),
+    label=Label(name="event", derive=Derivation(concepts=("snomed|22298006",), window=EVER, aggregate="exists")),
+    cohort=Cohort(index=("icd10cm|I25.*",)),
+    scaling="none",
+    holdout=0.25,
+    min_records=5,
+)
+MAPPING = """\
+kind = "events"
+timezone = "Europe/Zurich"
+
+[[sources]]
+name = "sheet"
+kind = "csv"
+
+[[sources.events]]
+path = "events.csv"
+patient = "who"
+time = "at"
+code = "code"
+system = "local:lab"
+number = "number"
+unit = "unit"
+
+[[sources.events]]
+path = "diagnoses.csv"
+patient = "who"
+time = "at"
+code = "code"
+system = "local:lab"
+
+[[sources.events]]
+path = "people.csv"
+patient = "who"
+[[sources.events.columns]]
+from = "sex"
+code = "patient|sex"
+values = { f = "female", m = "male" }
+"""
+STUDY = """\
+title = "x"
+[data]
+min_records = 5
+[data.cohort]
+index = ["icd10cm|I25.*"]
+[[data.columns]]
+name = "cholesterol"
+unit = "mg/dL"
+minimum = 50
+maximum = 500
+derive = { concepts = ["loinc|2093-3"], display = "Cholesterol [Mass/volume] in Serum or Plasma", window = {} }
+[data.label]
+name = "event"
+derive = { concepts = ["snomed|22298006"], aggregate = "exists", window = {} }
+"""
+CODES = """\
+version = 1
+[codes]
+"local:lab|CAD" = { to = "icd10cm|I25.10", by = "person", confirmed_by = "jd", at = 2026-11-01 }
+"local:lab|CHOL" = { to = "loinc|2093-3", by = "person", confirmed_by = "jd", at = 2026-11-01 }
+"local:lab|MI" = { to = "snomed|22298006", by = "person", confirmed_by = "jd", at = 2026-11-01 }
+"""
+
+
+def write(folder, patients=40, *, mapping=MAPPING, codes=CODES, unit="mg/dL"):
+    rows, people, diagnoses = [], [], []
+    for number in range(patients):
+        who = f"SECRET{number:03d}"
+        people.append([who, "fm"[number % 2]])
+        diagnoses.append([who, "2024-03-01 08:00:00", "CAD"])
+        rows.append([who, "2024-02-01 08:00:00", "CHOL", 150 + number, unit])
+        if number % 4 == 0:
+            diagnoses.append([who, "2024-05-01 08:00:00", "MI"])
+    for name, head, table in (
+        ("events.csv", ["who", "at", "code", "number", "unit"], rows),
+        ("diagnoses.csv", ["who", "at", "code"], diagnoses),
+        ("people.csv", ["who", "sex"], people),
+    ):
+        with (folder / name).open("w", newline="") as file:
+            csv.writer(file).writerows([head, *table])
+    (folder / "mapping.toml").write_text(mapping)
+    (folder / "codes.toml").write_text(codes)
+    (folder / "study.toml").write_text(STUDY)
+    return folder / "mapping.toml"
+
+
+def changed(**values):
+    return msgspec.structs.replace(CONTRACT, **values)
+
+
+def admitted(path, contract=CONTRACT, state=None):
+    source = stewarding.open_events(path)
+    return admitting.admit_events(source, contract, site="clinic", study="", state=state)
+
+
+def test_events_become_a_table_with_a_lineage_that_a_second_reading_repeats(tmp_path):
+    path = write(tmp_path)
+    first = admitted(path, state=tmp_path)
+    again = admitted(path, state=tmp_path)
+    assert first.table.features.tobytes() == again.table.features.tobytes()
+    log = LineageLog(tmp_path / admitting.LINEAGE)
+    records = log.records()
+    assert log.verify() == again.lineage
+    assert records[0].tensor == records[1].tensor
+    assert records[0].records == 40
+    assert {one.local for one in records[0].confirmations} == {"local:lab|CAD", "local:lab|CHOL", "local:lab|MI"}
+    assert [source.name for source in records[0].sources] == ["sheet"]
+    assert next(one for one in records[0].features if one.name == "cholesterol").rows == 40
+    assert b"SECRET" not in (tmp_path / admitting.LINEAGE).read_bytes()
+    assert lineage.decode((tmp_path / admitting.LINEAGE).read_bytes().splitlines()[0])
+
+
+def test_one_value_more_is_another_tensor(tmp_path):
+    path = write(tmp_path)
+    admitted(path, state=tmp_path)
+    text = (tmp_path / "events.csv").read_text()
+    (tmp_path / "events.csv").write_text(text.replace(",151,", ",152,"))
+    admitted(path, state=tmp_path)
+    before, after = LineageLog(tmp_path / admitting.LINEAGE).records()
+    assert before.tensor != after.tensor
+    assert before.sources[0].snapshot != after.sources[0].snapshot
+
+
+def test_the_reading_process_gives_the_same_table_and_leaves_the_lineage(tmp_path):
+    path = write(tmp_path)
+    direct = admitted(path)
+    source = ProcessSource(path, site="clinic", state=tmp_path)
+    table = source.load(CONTRACT)
+    assert table.features.tobytes() == direct.table.features.tobytes()
+    assert table.held_out.tobytes() == direct.table.held_out.tobytes()
+    assert len(LineageLog(tmp_path / admitting.LINEAGE).records()) == 1
+
+
+def test_a_cohort_that_would_isolate_new_patients_answers_without_them(tmp_path):
+    contract = changed(disclosure=Disclosure(k=5))
+    path = write(tmp_path, 40)
+    assert len(admitted(path, contract, tmp_path).table.labels) == 40
+    write(tmp_path, 43)
+    grown = admitted(path, contract, tmp_path)
+    assert len(grown.table.labels) == 40
+    assert grown.left_out == {"would be isolated by a past cohort": 3}
+    write(tmp_path, 48)
+    assert len(admitted(path, contract, tmp_path).table.labels) == 48
+
+
+def test_rules_of_the_site_are_added_to_the_studys(tmp_path):
+    path = write(tmp_path, mapping=MAPPING.replace("[[sources]]", "[disclosure]\nmin_patients = 50\n\n[[sources]]", 1))
+    with pytest.raises(PolicyError, match="disclosure"):
+        admitted(path)
+    with pytest.raises(PolicyError, match="disclosure"):
+        admitted(write(tmp_path), changed(disclosure=Disclosure(min_class=20)))
+    assert admitted(write(tmp_path), changed(disclosure=Disclosure(min_class=10))).table.report.used == 40
+
+
+def test_records_that_stand_out_by_their_quasi_identifiers_are_left_out_or_refuse_all(tmp_path):
+    path = write(tmp_path, 21)
+    text = (tmp_path / "people.csv").read_text().replace(",m", ",f").replace("SECRET005,f", "SECRET005,m")
+    (tmp_path / "people.csv").write_text(text)
+    rules = Disclosure(quasi_identifiers=("sex",), k=2)
+    with pytest.raises(PolicyError) as caught:
+        admitted(path, changed(disclosure=rules))
+    assert "SECRET" not in str(caught.value)
+    found = admitted(path, changed(disclosure=msgspec.structs.replace(rules, max_suppressed=0.1)))
+    assert found.left_out == {"anonymity": 1}
+    assert len(found.table.labels) == 20
+
+
+def test_events_that_are_worse_than_the_contract_allows_refuse_the_load(tmp_path):
+    path = write(tmp_path, unit="furlong")
+    strict = changed(quality=Quality(unknown_unit_max=0.01))
+    with pytest.raises(ClinicalError, match="unknown_unit"):
+        admitted(path, strict)
+    with pytest.raises(ClinicalError, match="min_coverage"):
+        admitted(path, changed(quality=Quality(min_coverage=0.5)))
+
+
+def test_nothing_that_nobody_confirmed_is_read(tmp_path):
+    path = write(
+        tmp_path,
+        codes='version = 1\n[codes]\n"local:lab|CAD" = { to = "icd10cm|I25.10", by = "suggest", score = 0.99 }\n',
+    )
+    with pytest.raises(TooFewRecordsError):
+        admitted(path)
+
+
+def test_a_table_mapping_does_not_answer_a_study_of_events_and_the_reverse(tmp_path):
+    (tmp_path / "mapping.toml").write_text('kind = "csv"\npath = "x.csv"\n')
+    with pytest.raises(ClinicalError, match='kind = "events"'):
+        ProcessSource(tmp_path / "mapping.toml").load(CONTRACT)
+    flat = DataContract(columns=(Column(name="a"),), label=Label(name="y"))
+    with pytest.raises(ClinicalError, match="no cohort"):
+        ProcessSource(write(tmp_path)).load(flat)
+
+
+def test_the_key_of_the_pseudonyms_is_made_once_and_for_the_owner_only(tmp_path):
+    path = write(tmp_path)
+    admitted(path)
+    key = (tmp_path / "pseudonym.key").read_text()
+    admitted(path)
+    assert (tmp_path / "pseudonym.key").read_text() == key
+    assert (tmp_path / "pseudonym.key").stat().st_mode & 0o077 == 0
+
+
+def invoke(*arguments, typed=""):
+    return CliRunner().invoke(data, [str(argument) for argument in arguments], input=typed)
+
+
+def test_a_steward_checks_previews_and_maps(tmp_path):
+    path, study = write(tmp_path, codes=CODES.replace('"local:lab|CHOL"', '"local:lab|OTHER"')), tmp_path / "study.toml"
+    checked = invoke("check", path, study)
+    assert checked.exit_code == 1, "no cholesterol, and a record without it is dropped"
+    assert "local code that nobody has confirmed: local:lab|CHOL (40 events)" in checked.output
+    asked = json.loads(invoke("map", path, study, "--json").output)
+    assert [one["code"] for one in asked["suggestions"]] == ["CHOL"]
+    assert asked["suggestions"][0]["candidates"][0]["concept"] == "loinc|2093-3"
+    refused = invoke("map", path, study, "--confirm", "local:lab|NOTHING=loinc|2093-3", "--by", "jd")
+    assert isinstance(refused.exception, ClinicalError)
+    done = invoke("map", path, study, "--ask", "--by", "jd", typed="\n")
+    assert "0 decided" in done.output, "nothing is accepted by itself"
+    decided = invoke("map", path, study, "--confirm", "local:lab|CHOL=loinc|2093-3", "--by", "jd")
+    assert decided.exit_code == 0, decided.output
+    assert "would be answered" in invoke("check", path, study).output
+    shown = invoke("preview", path, study)
+    assert "cholesterol: 100% of records" in shown.output
+    assert "SECRET" not in checked.output + shown.output + decided.output
+    assert {bars["name"] for bars in json.loads(invoke("preview", path, study, "--json").output)["columns"]} == {
+        "cholesterol"
+    }
+
+
+def test_a_small_count_is_hidden_in_a_preview(tmp_path):
+    path = write(tmp_path, 12)
+    shown = json.loads(invoke("preview", path, tmp_path / "study.toml", "--json").output)
+    assert set(shown["columns"][0]["counts"]) <= {0, None, 12}
