@@ -1,8 +1,10 @@
 """Write the reference pages from the code: ``python docs/generate.py``; with ``--check``, only compare."""
 
 import ast
+import importlib
 import inspect
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ import msgspec
 from wardround import analysis, config, errors, ports
 from wardround.cli.main import wardround
 from wardround.cli.output import FIELDS
-from wardround.clinical import appraisal, contract, summaries
+from wardround.clinical import appraisal, contract, derivation, summaries
 from wardround.protocol import messages, plan, policy
 from wardround.protocol import round as rounds
 from wardround.protocol import run as runs
 from wardround.protocol import study as studies
+from wardround.sources import event_mapping, mllp
 
 __all__ = ["pages"]
 
@@ -33,6 +36,9 @@ def pages() -> dict[str, str]:
         "reference/cli.md": _page("Commands", "Everything prints JSON with `--json`.", _commands(wardround, [])),
         "reference/study-file.md": _page(
             "The study file", "TOML, and the fields of `wardround.declare`; unknown keys are errors.", _study_file()
+        ),
+        "reference/event-mapping.md": _page(
+            "The mapping of events", "TOML; unknown keys are errors, and secrets are references.", _event_mapping()
         ),
         "reference/messages.md": _page("Messages", "MessagePack maps with exactly these fields.", _messages()),
         "reference/ports.md": _page("Ports", "Every seam between Wardround and the outside.", _ports()),
@@ -94,6 +100,14 @@ def _study_file() -> Iterator[str]:
         (contract.DataContract, "[data]"),
         (contract.Column, "[[data.columns]]"),
         (contract.Label, "[data.label]"),
+        (derivation.Derivation, "derive"),
+        (derivation.Window, "derive.window"),
+        (derivation.Conversion, "[[derive.conversions]]"),
+        (derivation.Cohort, "[data.cohort]"),
+        (derivation.Criterion, "[[data.cohort.criteria]]"),
+        (derivation.Disclosure, "[data.disclosure]"),
+        (derivation.Quality, "[data.quality]"),
+        (derivation.Consent, "[data.consent]"),
         (plan.BuiltinModel, "[model]"),
         (plan.Training, "[training]"),
         (plan.Optimizer, "[training.optimizer]"),
@@ -114,15 +128,65 @@ def _study_file() -> Iterator[str]:
         (analysis.BoostedTrees, '[[analyses]], type = "boosted-trees"'),
         (appraisal.Appraisal, "[appraisal]"),
     ):
-        words = "\n\n".join(" ".join(part.split()) for part in (kind.__doc__ or "").split("\n\n"))
-        yield f"## {f'`{table}`' if table else 'At the top'}\n\n{words}\n"
-        yield "| key | default |\n|---|---|"
-        for field in msgspec.structs.fields(kind):
-            if (kind is plan.Plan and field.name in _FOLLOWS) or isinstance(field.default, msgspec.Struct):
-                continue  # it follows from the rest, or has a section of its own
-            shown = "required" if field.default is msgspec.NODEFAULT else repr(field.default)
-            yield f"| `{field.name}` | `{shown}` |"
-        yield ""
+        yield from _table(kind, f"`{table}`" if table else "At the top")
+
+
+def _table(kind: type[msgspec.Struct], title: str, level: str = "##") -> Iterator[str]:
+    prose, meanings = _told(inspect.getdoc(kind) or "")
+    yield f"{level} {title}\n\n{prose}\n"
+    yield "| key | default | |\n|---|---|---|" if meanings else "| key | default |\n|---|---|"
+    for field in msgspec.structs.fields(kind):
+        if (kind is plan.Plan and field.name in _FOLLOWS) or isinstance(field.default, msgspec.Struct):
+            continue  # it follows from the rest, or has a section of its own
+        shown = "required" if field.required else repr(_default(field))
+        meaning = f" {meanings.get(field.name, '')} |" if meanings else ""
+        yield f"| `{field.encode_name}` | `{shown}` |{meaning}"
+    yield ""
+
+
+def _told(text: str) -> tuple[str, dict[str, str]]:
+    """A docstring's prose, and what its section Attributes says of each."""
+    prose, _, attributes = text.partition("Attributes:\n")
+    meanings: dict[str, str] = {}
+    for line in attributes.splitlines():
+        name, colon, words = line.strip().partition(": ")
+        if colon and line.startswith("    ") and not line.startswith("     ") and name.isidentifier():
+            meanings[name] = words
+        elif meanings and line.strip():
+            last = list(meanings)[-1]
+            meanings[last] = f"{meanings[last]} {line.strip()}"
+    return "\n\n".join(" ".join(part.split()) for part in prose.strip().split("\n\n")), meanings
+
+
+def _default(field: msgspec.structs.FieldInfo) -> object:
+    return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+
+
+def _event_mapping() -> Iterator[str]:
+    yield from _table(event_mapping.EventMapping, "At the top")
+    yield from _table(event_mapping.Identity, "`[identity]`")
+    yield from _table(event_mapping.SiteDisclosure, "`[disclosure]`")
+    yield from _table(mllp.ListenerSettings, "`[listeners.NAME]`")
+    for kind, (module, settings) in event_mapping.KINDS.items():
+        struct = getattr(importlib.import_module(f"wardround.sources.{module}"), settings)
+        yield from _table(struct, f'`[[sources]]`, kind = "{kind}"')
+        for inner in _inner(struct, {struct}):
+            yield from _table(inner, inner.__name__, "###")
+
+
+def _inner(struct: type[msgspec.Struct], seen: set[type]) -> Iterator[type[msgspec.Struct]]:
+    for field in msgspec.structs.fields(struct):
+        for found in [field.type, *_arguments(field.type)]:
+            if isinstance(found, type) and issubclass(found, msgspec.Struct) and found not in seen:
+                seen.add(found)
+                yield found
+                yield from _inner(found, seen)
+
+
+def _arguments(kind: object) -> Iterator[object]:
+    for argument in typing.get_args(kind):
+        yield argument
+        yield from _arguments(argument)
 
 
 def _messages() -> Iterator[str]:
