@@ -27,6 +27,7 @@ __all__ = [
     "is_type",
     "kind_of",
     "names",
+    "resources",
     "type_named",
 ]
 
@@ -135,6 +136,11 @@ def is_type(name: str) -> bool:
 def is_resource(name: str) -> bool:
     """Whether a view may be about this type."""
     return is_type(name) and is_subtype(name, "Resource") and name not in {"Resource", "DomainResource"}
+
+
+def resources() -> list[str]:
+    """Every type that a view may be about."""
+    return [name for name in _types() if is_resource(name)]
 
 
 def is_subtype(name: str, ancestor: str) -> bool:

@@ -1,53 +1,53 @@
-"""Resources from newline-delimited JSON, in batches: plain or gzip, bounded, and with bad lines told by number.
+"""Lines of newline-delimited JSON, in batches: plain or gzip, bounded, and with bad lines told by number.
 
-A line is one resource (FHIR Bulk Data). Blank lines are passed over. A line that is no JSON object, or longer
-than the limit, is malformed: its number is kept, its content never. What is longer than the limit is not even
-held. Decompression stops at `Limits.total_bytes`, so a small file cannot become a large one in memory.
-
-A resource whose touched part has not the shape that R4 gives it is a *misfit*: what does not fit is left out
-(`wardround.sources.fhir_touched.conform`), and the resource is counted.
-
-Hazard: JSON with one name twice in an object has no defined meaning (RFC 8259, section 4). Python keeps the last of
-the two values, DuckDB the first; no FHIR server writes such a thing.
+A line is one resource (FHIR Bulk Data). Blank lines are passed over. A line that is longer than the limit is
+malformed, and is not even held. Decompression stops at `Limits.total_bytes`, so a small file cannot become a large one
+in memory. What a line holds is for `wardround.sources.fhir_decode`.
 """
 
 import gzip
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import IO, Any, Final
+from itertools import chain
+from typing import IO, Final
 
 import msgspec
 
 from wardround.errors import ClinicalError
-from wardround.sources import fhir_touched
-from wardround.sources.fhir_plan import Plan
 
-__all__ = ["Batch", "Limits", "LineDecoder", "Report", "batches"]
+__all__ = ["Batch", "Limits", "Report", "batches"]
 
 _CHUNK: Final = 1024 * 1024
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
 _NUMBERS_KEPT: Final = 100
+_FIRST: Final = 1024 * 1024
+_SHORT: Final = 8
+"""A line that is not longer may be blank; a longer one that is, has nothing to be looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much is read: bytes of one line, bytes in all after decompression, and lines and bytes of a batch."""
+    """How much is read: bytes of one line, bytes in all after decompression, and lines and bytes of a batch.
+
+    `rows` bounds what one resource may become in a view; one that would become more is left out, and counted.
+    """
 
     line_bytes: int = 16 * 1024 * 1024
     total_bytes: int = 64 * 1024 * 1024 * 1024
     batch_lines: int = 16_384
     batch_bytes: int = 32 * 1024 * 1024
+    rows: int = 65_536
 
 
 @dataclass(slots=True)
 class Report:
     """What became of the lines; it holds counts and line numbers, and nothing of a record.
 
-    `malformed_lines` has the first hundred numbers. `batches_in_python` counts the batches that DuckDB could not
-    finish.
+    `malformed_lines` has the first hundred numbers. `misfits` are resources of which a touched part had not the shape
+    that R4 gives it, and was left out; `exploding` ones were left out whole. `batches_in_python` counts the batches
+    that DuckDB could not finish.
     """
 
     resources: int = 0
@@ -55,6 +55,7 @@ class Report:
     misfits: int = 0
     malformed: int = 0
     malformed_lines: list[int] = field(default_factory=list)
+    exploding: int = 0
     batches_in_python: int = 0
 
     def note_malformed(self, number: int) -> None:
@@ -72,27 +73,81 @@ class Batch:
     numbers: list[int]
 
 
-def batches(stream: IO[bytes], report: Report, *, limits: Limits | None = None) -> Iterator[Batch]:
+def batches(
+    stream: IO[bytes], report: Report, *, limits: Limits | None = None, documents: bool = False
+) -> Iterator[Batch]:
     """The lines of a stream, gzip or plain.
+
+    Args:
+        stream: What is read, once and forwards.
+        report: Where malformed lines are counted.
+        limits: How much is read.
+        documents: A stream whose first line is only the beginning of an object, and which as a whole is JSON, is taken
+            as one line, if it is not longer than a line may be.
 
     Raises:
         ClinicalError: The stream goes beyond the limit on bytes, or its compression is damaged.
     """
     bounds = limits or Limits()
+    chunks = _chunks(stream, bounds)
+    if documents:
+        head = _first_line(chunks)
+        if _is_opening(head):
+            head, chunks = _whole(head, chunks, bounds), iter(())
+            if _is_json(head):
+                yield Batch([head], [1])
+                return
+        chunks = chain([head], chunks)
     lines: list[bytes] = []
     numbers: list[int] = []
     size = 0
-    for first, block in _blocks(_chunks(stream, bounds), bounds, report):
+    for first, block in _blocks(chunks, bounds, report):
         for start in range(0, len(block), bounds.batch_lines):
             part = block[start : start + bounds.batch_lines]
-            lines += [line for line in part if line and not line.isspace()]
-            numbers += [first + start + place for place, line in enumerate(part) if line and not line.isspace()]
+            places = range(first + start, first + start + len(part))
+            if min(map(len, part)) > _SHORT:
+                lines += part
+                numbers += places
+            else:
+                lines += [line for line in part if line and not line.isspace()]
+                numbers += [place for place, line in zip(places, part, strict=True) if line and not line.isspace()]
             size += sum(map(len, part))
             if len(lines) >= bounds.batch_lines or size >= bounds.batch_bytes:
                 yield Batch(lines, numbers)
                 lines, numbers, size = [], [], 0
     if lines:
         yield Batch(lines, numbers)
+
+
+def _first_line(chunks: Iterator[bytes]) -> bytes:
+    held = b""
+    for chunk in chunks:
+        held += chunk
+        if len(held) >= _FIRST or b"\n" in held.removeprefix(_BOM).lstrip():
+            break
+    return held
+
+
+def _is_opening(chunk: bytes) -> bool:
+    first, end, _ = chunk.removeprefix(_BOM).lstrip().partition(b"\n")
+    return bool(end) and first.startswith(b"{") and first.rstrip()[-1:] in {b"{", b"[", b",", b":"}
+
+
+def _whole(first: bytes, chunks: Iterator[bytes], limits: Limits) -> bytes:
+    held = bytearray(first.removeprefix(_BOM))
+    for chunk in chunks:
+        held += chunk
+        if len(held) > limits.line_bytes:
+            raise ClinicalError(f"a JSON document of more than {limits.line_bytes} bytes: write a line a resource")
+    return bytes(held)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _chunks(stream: IO[bytes], limits: Limits) -> Iterator[bytes]:
@@ -156,80 +211,3 @@ def _blocks(chunks: Iterator[bytes], limits: Limits, report: Report) -> Iterator
         report.note_malformed(first)
     else:
         yield first, [rest]
-
-
-class LineDecoder:
-    """Lines to what a plan touches of the resources of its type."""
-
-    def __init__(self, plan: Plan, report: Report) -> None:
-        self._resource = plan.resource
-        self._touched = plan.touched
-        self._report = report
-        self._typed: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-            fhir_touched.decoded_type(plan.touched), float_hook=Decimal
-        )
-        self._loose: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=Decimal)
-        self._encoder = msgspec.json.Encoder(decimal_format="number")
-        self._unchecked = fhir_touched.needs_conforming(plan.touched)
-
-    def texts(self, batch: Batch) -> list[bytes]:
-        """The JSON of the batch's resources: as it came, or of a misfit what fits."""
-        decode, wanted, simple = self._typed.decode, self._resource, not self._unchecked
-        found = []
-        known = 0
-        for line, number in zip(batch.lines, batch.numbers, strict=True):
-            try:
-                if simple and decode(line).get("resourceType") == wanted:
-                    found.append(line)
-                    known += 1
-                    continue
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                pass  # What is wrong with it is told below.
-            resource, fits = self._read(line, number)
-            if resource is not None:
-                found.append(line if fits else self._encoder.encode(resource))
-        self._report.resources += known
-        return found
-
-    def resources(self, batch: Batch) -> list[dict[str, Any]]:
-        """The touched parts of the batch's resources."""
-        read = (self._read(*pair)[0] for pair in zip(batch.lines, batch.numbers, strict=True))
-        return [resource for resource in read if resource is not None]
-
-    def parsed(self, text: bytes) -> dict[str, Any]:
-        """The touched part of a text that `texts` gave."""
-        resource: dict[str, Any] = self._typed.decode(text)
-        return fhir_touched.conform(resource, self._touched)[0] if self._unchecked else resource
-
-    def _read(self, line: bytes, number: int) -> tuple[dict[str, Any] | None, bool]:
-        fits = True
-        try:
-            resource = self._typed.decode(line)
-        except msgspec.ValidationError:
-            fits = False
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            self._report.note_malformed(number)
-            return None, False
-        if not fits:
-            resource = self._parsed_loosely(line, number)
-            if resource is None:
-                return None, False
-        if resource.get("resourceType") != self._resource:
-            self._report.other_types += 1
-            return None, False
-        if not fits or self._unchecked:
-            resource, dropped = fhir_touched.conform(resource, self._touched)
-            fits = not dropped
-        self._report.resources += 1
-        self._report.misfits += not fits
-        return resource, fits
-
-    def _parsed_loosely(self, line: bytes, number: int) -> dict[str, Any] | None:
-        try:
-            resource = self._loose.decode(line)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            resource = None
-        if isinstance(resource, dict):
-            return resource
-        self._report.note_malformed(number)
-        return None

@@ -105,12 +105,16 @@ class Plan:
     unknown: tuple[str, ...]
 
 
-def compile_view(view: ViewDefinition | bytes | str | Mapping[str, Any], *, allow_unknown: bool = False) -> Plan:
+def compile_view(
+    view: ViewDefinition | bytes | str | Mapping[str, Any], *, allow_unknown: bool = False, touched: Field | None = None
+) -> Plan:
     """The plan of a view.
 
     Args:
         view: The view, as `fhir_view.read` gives or takes it.
         allow_unknown: Elements that R4 does not have are empty instead of refused, and listed in the plan.
+        touched: What other views of the resource touch, for resources that are decoded once for all of them; this
+            view's part is entered.
 
     Raises:
         ConfigError: The view breaks a rule of the specification.
@@ -119,15 +123,16 @@ def compile_view(view: ViewDefinition | bytes | str | Mapping[str, Any], *, allo
     if not fhir_elements.is_resource(definition.resource):
         raise ConfigError(f"{definition.resource!r} is not a resource of FHIR R4, or not one for views")
     unknown: list[str] | None = [] if allow_unknown else None
-    return _Compiler(definition, Scope(definition.resource, fhir_view.constants(definition), unknown)).plan()
+    scope = Scope(definition.resource, fhir_view.constants(definition), unknown)
+    return _Compiler(definition, scope, touched or fhir_touched.root()).plan()
 
 
 class _Compiler:
-    def __init__(self, view: ViewDefinition, scope: Scope) -> None:
+    def __init__(self, view: ViewDefinition, scope: Scope, touched: Field) -> None:
         self._view = view
         self._scope = scope
         self._stages: list[Stage] = []
-        self._touched = fhir_touched.root()
+        self._touched = touched
         # Of each slot: the shape of its items, and the fields that they come from.
         self._slots: list[tuple[Shape, list[Field]]] = [(Shape(Kind.COMPLEX, view.resource), [self._touched])]
 

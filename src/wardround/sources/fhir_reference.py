@@ -14,20 +14,30 @@ Hazard: ids of two servers may coincide. Do not mix exports of several servers i
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
-__all__ = ["GROUPS", "PATTERN", "key"]
+__all__ = ["key", "patterns"]
 
-PATTERN: Final = (
-    r"^(?:(?:[A-Za-z][A-Za-z0-9+.-]*://[^\s?#]+/)?([A-Z][A-Za-z]+)/([^\s/?#|]+)(?:/_history/[^\s/?#|]+)?"
-    r"|urn:(?:uuid|oid):([A-Za-z0-9.-]+))$"
-)
-"""One regular expression for Python and RE2 alike (R4, 2.3.0.1): ASCII, and matched as a whole."""
+_LITERAL: Final = r"^(?:[A-Za-z][A-Za-z0-9+.-]*://[^\s?#]+/)?%s/([^\s/?#|]+)(?:/_history/[^\s/?#|]+)?$"
+_URN: Final = r"^urn:(?:uuid|oid):([A-Za-z0-9.-]+)$"
 
-GROUPS: Final = ("type", "id", "urn")
-"""What its groups are."""
 
-_PATTERN: Final = re.compile(PATTERN, re.ASCII)
+def patterns(target: str) -> tuple[str, str]:
+    """Regular expressions for Python and RE2 alike (R4, 2.3.0.1) whose group is the id: of literals, and of URNs.
+
+    A text that begins with ``urn:`` is matched with the second alone.
+
+    Args:
+        target: A type of resource, "" for any.
+    """
+    return _LITERAL % (target or "[A-Z][A-Za-z]+"), _URN
+
+
+@lru_cache(maxsize=256)
+def _compiled(target: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    literal, urn = patterns(target)
+    return re.compile(literal, re.ASCII), re.compile(urn, re.ASCII)
 
 
 def key(reference: Mapping[str, Any], target: str) -> str | None:
@@ -40,10 +50,11 @@ def key(reference: Mapping[str, Any], target: str) -> str | None:
     text = reference.get("reference")
     if text is None or text.endswith("\n"):  # Python's $ would match before it.
         return None
-    match = _PATTERN.match(text)
-    if match is None:
+    literal, urn = _compiled(target)
+    if not text.startswith("urn:"):
+        match = literal.match(text)
+    elif target and reference.get("type") not in {None, target}:
         return None
-    type_name, identifier, urn = match.groups()
-    if urn is None:
-        return identifier if target in {"", type_name} else None
-    return urn if not target or reference.get("type") in {None, target} else None
+    else:
+        match = urn.match(text)
+    return match[1] if match else None

@@ -17,9 +17,16 @@ from wardround.sources.fhir_evaluate import Reader
 from wardround.sources.fhir_plan import Branch, Cell, OutputColumn, Plan, Repeat, Stage, Unnest
 from wardround.sources.fhir_term import Focus, RowIndex, Term, children
 
-__all__ = ["Row", "RowReader", "is_about_row_index"]
+__all__ = ["ExplodingError", "Row", "RowReader", "is_about_row_index"]
 
 Row = tuple[Any, ...]
+
+_STEPS_PER_ROW: Final = 16
+
+
+class ExplodingError(Exception):
+    """One resource would become more rows than it may."""
+
 
 _JSON: Final = msgspec.json.Encoder(decimal_format="number", order="sorted")
 
@@ -33,9 +40,10 @@ def is_about_row_index(term: Term) -> bool:
 
 
 class RowReader:
-    """A plan, ready for resource after resource."""
+    """A plan, ready for resource after resource, each of which may become `most` rows."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, most: int) -> None:
+        self._most = most
         self._where = [fhir_evaluate.reader(term) for term in plan.where]
         self._stages = plan.stages
         self._lists = [_lister(stage) for stage in plan.stages]
@@ -46,16 +54,17 @@ class RowReader:
 
         Raises:
             ClinicalError: A path gives several values where the view allows one.
+            ExplodingError: The resource becomes too many rows.
         """
         if not all(condition(resource, 0) is True for condition in self._where):
             return []
-        walk = _Walk(resource, len(self._stages))
+        walk = _Walk(resource, len(self._stages), self._most)
         self._walk(walk, 0)
         return walk.rows
 
     def _walk(self, walk: "_Walk", level: int) -> None:
         if level == len(self._stages):
-            walk.rows.append(tuple([self._value(cells, walk) for cells in self._columns]))
+            walk.add(tuple([self._value(cells, walk) for cells in self._columns]))
             return
         for index, item in enumerate(self._items(walk, level)):
             walk.enter(level + 1, item, index)
@@ -87,13 +96,23 @@ class RowReader:
 class _Walk:
     """Where the walk is: the item, index and read cells of each slot."""
 
-    def __init__(self, resource: dict[str, Any], stages: int) -> None:
+    def __init__(self, resource: dict[str, Any], stages: int, most: int) -> None:
+        self._most = most
+        self._steps = most * _STEPS_PER_ROW
         self.items: list[Any] = [resource, *[None] * stages]
         self.indexes = [0] * (stages + 1)
         self.memory: list[dict[_Cell, Any]] = [{} for _ in self.items]
         self.rows: list[Row] = []
 
+    def add(self, row: Row) -> None:
+        if len(self.rows) == self._most:
+            raise ExplodingError
+        self.rows.append(row)
+
     def enter(self, slot: int, item: Any, index: int) -> None:  # noqa: ANN401, any JSON value
+        self._steps -= 1
+        if self._steps < 0:
+            raise ExplodingError
         self.items[slot] = item
         self.indexes[slot] = index
         self.memory[slot] = {}

@@ -1,7 +1,9 @@
-"""A plan as one SELECT for DuckDB: the same rows as `wardround.sources.fhir_rows`, a hundred thousand at a time.
+"""A plan as one SELECT for DuckDB: what `wardround.sources.fhir_rows` would read, of thousands of resources at once.
 
-JSON becomes a typed STRUCT of just the touched fields; a term with ``many`` is a LIST that is never NULL and
-holds none, any other a value or NULL; each stage is an unnest around the one before.
+JSON becomes a typed STRUCT of just the touched fields; a term with ``many`` is a LIST that is never NULL and holds
+none, any other a value or NULL. Each resource gives one row: its cells, and for each forEach a LIST of STRUCTs of the
+items' cells and lists. `wardround.sources.fhir_unroll` makes the view's rows of it, which is cheaper than to have
+DuckDB copy every column at each unnest.
 
 Nothing from a view or a record is pasted into the statement: literals and separators are bound, names are
 those of R4's table or made here. What has no exact counterpart raises `NotInSqlError`, and the whole view
@@ -19,7 +21,7 @@ from typing import Final, NoReturn
 
 from wardround.sources import fhir_reference
 from wardround.sources.fhir_elements import Kind
-from wardround.sources.fhir_plan import Branch, Cell, OutputColumn, Plan, Repeat, Stage, Unnest
+from wardround.sources.fhir_plan import Cell, OutputColumn, Plan, Repeat, Unnest
 from wardround.sources.fhir_rows import is_about_row_index
 from wardround.sources.fhir_term import (
     Arithmetic,
@@ -45,14 +47,23 @@ from wardround.sources.fhir_term import (
 )
 from wardround.sources.fhir_touched import Field
 
-__all__ = ["INPUT", "NotInSqlError", "Statement", "statement", "structure"]
+__all__ = ["BLANK", "CELL", "INPUT", "LIST", "ROW", "NotInSqlError", "Statement", "statement", "structure"]
 
 INPUT: Final = "resources"
-"""The table that a statement reads: JSON texts in the column ``j``."""
+"""The table that a statement reads: JSON texts in the column ``j``, and in `ROW` each one's number, passed through."""
+
+ROW: Final = "r"
+CELL: Final = "k{}_{}"
+"""A column's value on one of its ways through the unions: numbers of both."""
+BLANK: Final = "b{}_{}"
+"""The same in a blank row, if it is not NULL there."""
+LIST: Final = "l{}"
+"""The list of what a stage unnests, each a structure of its own cells and lists: the stage's number."""
 
 _TYPES: Final = {Kind.BOOLEAN: "BOOLEAN", Kind.INTEGER: "BIGINT", Kind.DECIMAL: "DOUBLE", Kind.NOTHING: "VARCHAR"}
 _MOMENTS: Final = frozenset({Kind.DATE, Kind.DATETIME, Kind.TIME})
 _LIMIT: Final = 200_000
+_SHORT: Final = 200
 
 
 class NotInSqlError(Exception):
@@ -61,7 +72,7 @@ class NotInSqlError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with the values for its ``$n``, in order; columns are named c0, c1, ... in the plan's order."""
+    """SQL with the values for its ``$n``, in order. It gives the resources' cells and lists, and `ROW`."""
 
     sql: str
     values: tuple[str | int | float | bool, ...]
@@ -108,16 +119,17 @@ class _Writer:
         self._values: list[str | int | float | bool] = []
         self._names = 0
         self._index = "0"
+        self._indexed = _indexed(plan)
 
     def statement(self) -> Statement:
+        for column in self._plan.columns:
+            if column.kind is Kind.COMPLEX:
+                _refuse("columns that hold structures")
         shape = self._bound(json.dumps(structure(self._plan.touched)), "VARCHAR")
-        table = f"(SELECT from_json(j, {shape}) AS s0, 0 AS i0 FROM {INPUT})"  # noqa: S608, only names made here
-        if self._plan.where:
-            table = f"(SELECT * FROM {table} WHERE {self._filter()})"  # noqa: S608, the same
-        for number, stage in enumerate(self._plan.stages, 1):
-            table = self._stage(table, number, stage)
-        columns = ", ".join(f"{self._column(column)} AS c{n}" for n, column in enumerate(self._plan.columns))
-        sql = f"SELECT {columns} FROM {table}"  # noqa: S608, the same
+        table = f"(SELECT from_json(j, {shape}) AS s0, r FROM {INPUT})"  # noqa: S608, only names made here
+        found = ", ".join([f"{text} AS {name}" for name, text in self._read(0)] + self._blanks() + ["r"])
+        condition = f" WHERE {self._filter()}" if self._plan.where else ""
+        sql = f"SELECT {found} FROM {table}{condition}"  # noqa: S608, the same
         if len(sql) > _LIMIT:
             _refuse("a statement of this length")
         return Statement(sql, tuple(self._values))
@@ -139,44 +151,51 @@ class _Writer:
             text = f"CASE WHEN {condition} THEN {text} ELSE false END"
         return text
 
-    def _stage(self, table: str, number: int, stage: Stage) -> str:
-        source = f"s{stage.source}"
-        match stage:
-            case Repeat():
+    def _read(self, slot: int) -> list[tuple[str, str]]:
+        """What is read of the item in a slot: its cells, and the lists of what is unnested from it."""
+        made = [
+            (CELL.format(n, way), self._cell(cell, column))
+            for n, column in enumerate(self._plan.columns)
+            for way, cell in enumerate(column.cells)
+            if cell.slot == slot
+        ]
+        for number, stage in enumerate(self._plan.stages, 1):
+            if isinstance(stage, Repeat):
                 _refuse("repeat")
-            case Branch(_, count):
-                listed = f"CASE WHEN {source} IS NULL THEN [0] ELSE range({count}) END"
-                blank = "[NULL::BIGINT]"
-            case Unnest(_, term, or_null):
-                self._index = f"i{stage.source}"
-                items = self._list(term, source)
-                listed = f"CASE WHEN {source} IS NULL THEN [NULL] ELSE {items} END" if stage.source else items
-                if or_null:
-                    listed = f"list_transform([{listed}], lambda x: CASE WHEN len(x) = 0 THEN [NULL] ELSE x END)[1]"
-                blank = "[NULL]"
-        if stage.guard:
-            listed = f"CASE WHEN {_on(stage.guard)} THEN {listed} ELSE {blank} END"
-        inner = f"(SELECT *, {listed} AS l{number} FROM {table})"  # noqa: S608, only names made here
-        index = f"unnest(range(len(l{number})))"
-        return f"(SELECT * EXCLUDE (l{number}), unnest(l{number}) AS s{number}, {index} AS i{number} FROM {inner})"  # noqa: S608
+            if isinstance(stage, Unnest) and stage.source == slot:
+                made.append((LIST.format(number), self._listed(number, stage)))
+        return made
 
-    def _column(self, column: OutputColumn) -> str:
-        if column.kind is Kind.COMPLEX:
-            _refuse("columns that hold structures")
-        type_name = _TYPES.get(column.kind, "VARCHAR") + ("[]" if column.collection else "")
-        cells = [(self._cell(cell, column), cell.guard) for cell in column.cells]
-        if len(cells) == 1 and not cells[0][1]:
-            return f"({cells[0][0]})::{type_name}"
-        cases = " ".join(f"WHEN {_on(guard)} THEN ({text})::{type_name}" for text, guard in cells)
-        return f"CASE {cases} END"
+    def _listed(self, number: int, stage: Unnest) -> str:
+        self._index = _index_of(stage.source)
+        items = self._items(stage.term, f"s{stage.source}")
+        inside = ", ".join(f"{name} := {text}" for name, text in self._read(number)) or "e := true"
+        names = f"s{number}, i{number}" if number in self._indexed else f"s{number}"
+        return f"list_transform({items}, lambda {names}: struct_pack({inside}))"
+
+    def _items(self, term: Term, focus: str) -> str:
+        # NULL is as good as an empty list here, and to replace it costs a copy of every list.
+        if isinstance(term, Step) and term.repeats and not term.gaps and not term.source.shape.many:
+            return f"struct_extract({self.term(term.source, focus)}, '{term.keys[0]}')"
+        return self._list(term, focus)
+
+    def _blanks(self) -> list[str]:
+        # %rowIndex is 0 in the blank row of a forEachOrNull.
+        self._index = "0"
+        return [
+            f"{self._typed(cell, column, 'NULL')} AS {BLANK.format(n, way)}"
+            for n, column in enumerate(self._plan.columns)
+            for way, cell in enumerate(column.cells)
+            if cell.slot and is_about_row_index(cell.term)
+        ]
 
     def _cell(self, cell: Cell, column: OutputColumn) -> str:
-        self._index = f"i{cell.slot}"
-        focus = f"s{cell.slot}"
+        self._index = _index_of(cell.slot)
+        return self._typed(cell, column, f"s{cell.slot}")
+
+    def _typed(self, cell: Cell, column: OutputColumn, focus: str) -> str:
         text = self._list(cell.term, focus) if column.collection else self.term(cell.term, focus)
-        if cell.slot and not is_about_row_index(cell.term):
-            return f"CASE WHEN {focus} IS NULL THEN NULL ELSE {text} END"
-        return text
+        return f"({text})::{_TYPES.get(column.kind, 'VARCHAR')}{'[]' if column.collection else ''}"
 
     def _list(self, term: Term, focus: str) -> str:
         text = self.term(term, focus)
@@ -333,31 +352,40 @@ class _Writer:
         return f"({first} {term.operator} {second})"
 
     def _reference_key(self, term: ReferenceKey, focus: str) -> str:
-        source, name, other = self.term(term.source, focus), self._name(), self._name()
-        found = self._key(name, term.target)
+        source = self.term(term.source, focus)
+        if not term.shape.many and len(source) <= _SHORT:
+            return self._key(source, term.target)
+        name, other = self._name(), self._name()
         listed = source if term.shape.many else f"[{source}]"
-        keys = f"list_transform({listed}, lambda {name}: {found})"
+        keys = f"list_transform({listed}, lambda {name}: {self._key(name, term.target)})"
         if not term.shape.many:
             return f"list_extract({keys}, 1)"
         return f"list_filter({keys}, lambda {other}: {other} IS NOT NULL)"
 
-    def _key(self, name: str, target: str) -> str:
-        found = self._name()
-        groups = ", ".join(f"'{group}'" for group in fhir_reference.GROUPS)
-        pattern = self._bound(fhir_reference.PATTERN, "VARCHAR")
-        match = f"regexp_extract(struct_extract({name}, 'reference'), {pattern}, [{groups}])"
-        identifier, urn = (f"nullif(struct_extract({found}, '{group}'), '')" for group in ("id", "urn"))
+    def _key(self, owner: str, target: str) -> str:
+        text = f"struct_extract({owner}, 'reference')"
+        literal, urn = (self._bound(pattern, "VARCHAR") for pattern in fhir_reference.patterns(target))
+        found = f"regexp_extract({text}, {literal}, 1)"
+        named = f"regexp_extract({text}, {urn}, 1)"
         if target:
             wanted = self._bound(target, "VARCHAR")
-            identifier = f"CASE WHEN struct_extract({found}, 'type') = {wanted} THEN {identifier} END"
-            urn = f"CASE WHEN coalesce(struct_extract({name}, 'type'), {wanted}) = {wanted} THEN {urn} END"
-        keys = f"list_transform([{match}], lambda {found}: coalesce({identifier}, {urn}))"
-        return f"list_extract({keys}, 1)"
+            named = f"CASE WHEN coalesce(struct_extract({owner}, 'type'), {wanted}) = {wanted} THEN {named} END"
+        return f"nullif(CASE WHEN starts_with({text}, 'urn:') THEN {named} ELSE {found} END, '')"
 
 
-def _on(guard: tuple[tuple[int, int], ...]) -> str:
-    # A row of another branch has NULL here, and a comparison with NULL is not true.
-    return " AND ".join(f"s{slot} = {number}" for slot, number in guard)
+def _indexed(plan: Plan) -> set[int]:
+    """The slots whose %rowIndex some term reads."""
+    terms = [(cell.slot, cell.term) for column in plan.columns for cell in column.cells]
+    terms += [(stage.source, stage.term) for stage in plan.stages if isinstance(stage, Unnest)]
+    return {slot for slot, term in terms if _has_index(term)}
+
+
+def _index_of(slot: int) -> str:
+    return f"(i{slot} - 1)" if slot else "0"
+
+
+def _has_index(term: Term) -> bool:
+    return isinstance(term, RowIndex) or any(map(_has_index, children(term)))
 
 
 def _elements(term: Step, owner: str) -> str:

@@ -1,17 +1,18 @@
 """The part of a resource that a view touches: which fields, of which shape, and nothing else.
 
 A view of six columns reads perhaps ten of a resource's hundred values. `Field` is the tree of these; from
-it come a decoder that builds only them, the structure that DuckDB reads, and `conform`, which drops what
-does not have the shape that R4 gives it (a text where a number belongs, one object where a list does).
-Both back ends see a resource through the same tree, so a malformed value is missing in both, and counted.
+it come the structure that DuckDB reads, `checked_type`, which says whether all of it has the shape that R4 gives it, as
+almost always it has, and `conform`, which drops what has not (a text where a number belongs, one object where a list
+does). Both back ends see a resource through the same tree, so a malformed value is missing in both, and counted.
 
 A field that repeats within itself (``repeat``) is its own descendant.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Annotated, Any, Final, TypedDict
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -31,7 +32,7 @@ from wardround.sources.fhir_term import (
 )
 from wardround.sources.fhir_typing import MAX_INTEGER
 
-__all__ = ["Field", "conform", "decoded_type", "needs_conforming", "root", "touch"]
+__all__ = ["Field", "checked_type", "conform", "needs_conforming", "root", "touch"]
 
 
 @dataclass(slots=True, eq=False)
@@ -111,9 +112,34 @@ def touch(term: Term, focus: list[Field]) -> list[Field]:  # noqa: C901, a case 
     return []
 
 
-def decoded_type(item: Field) -> Any:  # noqa: ANN401, a type made here, which msgspec reads
-    """The type that msgspec decodes a field to: only what is touched, and only of the right shape."""
-    return _several(item, _one(item))
+def checked_type(
+    resource_type: str,
+    item: Field | None = None,
+    *,
+    markers: Iterable[str] = (),
+    structures: Iterable[str] = (),
+    profiles: str = "",
+) -> type[msgspec.Struct]:
+    """A type, tagged with the resource's, that takes the resources whose touched part fits, and no other.
+
+    Args:
+        resource_type: The type of the resource.
+        item: What is touched of it.
+        markers: Fields that must not be there.
+        structures: Fields that must be JSON objects if they are there.
+        profiles: A regular expression that every profile in ``meta`` must match.
+    """
+    inside = dict(item.inside) if item else {}
+    inside.pop("resourceType", None)
+    fields: dict[str, Any] = {key: _structure("Any", {}) | None for key in structures}
+    fields |= {key: _checked(inner) | None for key, inner in inside.items()}
+    fields |= dict.fromkeys(markers)
+    if profiles:
+        meta = inside["meta"].inside if "meta" in inside else {}
+        profile = list[Annotated[str, msgspec.Meta(pattern=profiles)]]
+        known: dict[str, Any] = {key: _checked(inner) | None for key, inner in meta.items()}
+        fields["meta"] = _structure("Meta", {**known, "profile": profile | None}) | None
+    return _structure(resource_type, fields, tag_field="resourceType", tag=resource_type)
 
 
 def conform(resource: dict[str, Any], item: Field) -> tuple[dict[str, Any], int]:
@@ -143,8 +169,22 @@ def conform(resource: dict[str, Any], item: Field) -> tuple[dict[str, Any], int]
 
 
 def needs_conforming(item: Field) -> bool:
-    """Whether the decoder leaves parts of the field unchecked, so that `conform` must see them."""
+    """Whether no type can check the field, so that `conform` must see it."""
     return _is_open(item) or any(needs_conforming(inner) for inner in item.inside.values())
+
+
+def _checked(item: Field) -> Any:  # noqa: ANN401, a type made here
+    one: Any = _LEAVES.get(item.kind, str)
+    if item.kind is Kind.COMPLEX:
+        one = _structure("Touched", {key: _checked(inner) | None for key, inner in item.inside.items()})
+    return _several(item, one)
+
+
+def _structure(name: str, fields: dict[str, Any], **options: str) -> type[msgspec.Struct]:
+    # FHIR's names may be Python's keywords.
+    places = {f"f{place}": key for place, key in enumerate(fields)}
+    members = [(place, fields[key], None) for place, key in places.items()]
+    return msgspec.defstruct(name, members, rename=places, gc=False, **options)  # type: ignore[arg-type]  # it takes them
 
 
 def _conformed(value: Any, item: Field) -> tuple[Any, int]:  # noqa: ANN401, any JSON value
@@ -165,21 +205,12 @@ def _conformed(value: Any, item: Field) -> tuple[Any, int]:  # noqa: ANN401, any
             return None, 1
 
 
-def _one(item: Field) -> Any:  # noqa: ANN401, a type made here
-    if item.recursive or item.whole or (item.precise and item.kind in {Kind.DECIMAL, Kind.INTEGER}):
-        return Any
-    if item.kind is not Kind.COMPLEX:
-        return _LEAVES.get(item.kind, str)
-    fields = {key: decoded_type(inner) | None for key, inner in item.inside.items() if not _is_open(inner)}
-    fields |= {key: Any for key, inner in item.inside.items() if _is_open(inner)}
-    return TypedDict("Touched", fields, total=False)  # type: ignore[operator]  # the keys are FHIR's
-
-
 def _several(item: Field, one: Any) -> Any:  # noqa: ANN401, a type made here
-    if not item.many or one is Any:
+    if not item.many:
         return one
     return list[one | None] if item.gaps else list[one]
 
 
 def _is_open(item: Field) -> bool:
-    return _one(item) is Any
+    digits = item.precise and item.kind in {Kind.DECIMAL, Kind.INTEGER}
+    return item.recursive or item.whole or digits

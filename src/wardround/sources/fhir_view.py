@@ -17,11 +17,12 @@ import msgspec
 from wardround.errors import ConfigError
 from wardround.sources import fhir_typing
 from wardround.sources.fhir_elements import Kind
-from wardround.sources.fhir_term import Value
+from wardround.sources.fhir_term import Shape, Value
 
 __all__ = ["Column", "Constant", "Filter", "Select", "ViewDefinition", "constants", "is_name", "read"]
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+_INTEGER64: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _MAX_NAME: Final = 128
 
 
@@ -75,7 +76,7 @@ class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     value_id: str | None = None
     value_instant: str | None = None
     value_integer: int | None = None
-    value_integer64: int | None = msgspec.field(default=None, name="valueInteger64")
+    value_integer64: int | str | None = msgspec.field(default=None, name="valueInteger64")
     value_oid: str | None = None
     value_positive_int: int | None = None
     value_string: str | None = None
@@ -154,6 +155,12 @@ def constants(view: ViewDefinition) -> dict[str, Value]:
         kind = _KINDS.get(field, Kind.TEXT)
         # The shortest spelling of a double is the number that was written, up to 15 digits.
         typed = Decimal(repr(value)) if kind is Kind.DECIMAL else value
+        if field == "value_integer64":
+            # R5's JSON writes it as a text, since it may be larger than JavaScript's numbers.
+            if _INTEGER64.fullmatch(str(value)) is None or not -(2**63) <= int(value) < 2**63:
+                raise ConfigError(f"the constant {constant.name!r} is no integer of 64 bits")
+            found[constant.name] = Value(int(value), Shape(Kind.INTEGER, "integer"))
+            continue
         try:
             found[constant.name] = fhir_typing.literal(kind, typed)
         except ConfigError as error:

@@ -28,7 +28,7 @@ from wardround.clinical.table import StudyTable
 from wardround.clinical.tabulate import Layout
 from wardround.errors import ClinicalError, UnavailableError
 
-__all__ = ["TableFile"]
+__all__ = ["TableFile", "files"]
 
 _Batches = Callable[[list[str]], Iterator[Any]]
 
@@ -53,12 +53,12 @@ class TableFile:
             ClinicalError: The records do not fit, or a file cannot be read as what it should be.
             UnavailableError: There is no such file, or it cannot be opened.
         """
-        files = _files(self._path, self._kind)
+        found = files(self._path, self._kind)
         limit = tabulate.record_limit(contract, self._layout)
         parts: list[dict[str, npt.NDArray[Any]]] = []
         records = 0
-        for number, file in enumerate(files, start=1):
-            table = self._table(file, f"file {number} of {len(files)}", contract, limit - records)
+        for number, file in enumerate(found, start=1):
+            table = self._table(file, f"file {number} of {len(found)}", contract, limit - records)
             records += table.num_rows
             parts.append(_cells(table, contract, self._layout))
         cells = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -88,16 +88,21 @@ class TableFile:
         return _open_csv(file, self._delimiter) if self._kind == "csv" else _open_parquet(file)
 
 
-def _files(path: Path, kind: str) -> list[Path]:
+def files(path: Path, kind: str) -> list[Path]:
+    """A file, or the files of a folder that are of the kind "csv" or "parquet", in the order of their names.
+
+    Raises:
+        UnavailableError: The folder cannot be listed, or has none.
+    """
     try:
         if not path.is_dir():
             return [path]
-        files = sorted(file for file in path.iterdir() if file.is_file())
+        there = sorted(file for file in path.iterdir() if file.is_file())
     except OSError as error:
         problem = f"the folder of {kind} files cannot be listed ({type(error).__name__})"
     else:
         endings = _ENDINGS[kind]
-        if found := [file for file in files if file.name.lower().endswith(endings) and not file.name.startswith(".")]:
+        if found := [file for file in there if file.name.lower().endswith(endings) and not file.name.startswith(".")]:
             return found
         problem = f"the folder has no file whose name ends in {' or '.join(endings)}"
     raise UnavailableError(problem)

@@ -47,12 +47,13 @@ def test_an_empty_lineage_is_whole(path):
 def test_what_a_crash_cut_off_was_never_there(path):
     digests = filled(path, 2)
     whole = path.read_bytes()
-    torn = lineage.encode(record(2, previous=digests[-1]))
+    torn = lineage.encode(record(2, previous=digests[-1], sql=("x" * 999,)))
     for size in (1, len(torn) // 2, len(torn)):
         path.write_bytes(whole + torn[:size])
         assert LineageLog(path).verify() == digests[-1]
         found = LineageLog(path).append(record(7))
         assert LineageLog(path).verify() == found
+        assert path.read_bytes().endswith(b"}\n")
         assert [one.records for one in LineageLog(path).records()] == [0, 1, 7]
 
 

@@ -121,6 +121,13 @@ def test_a_growing_study_answers_with_its_past_cohort_until_enough_have_come(pas
     assert len(past.settle(A, marks(range(2, 150)), 10)) == 140
 
 
+def test_who_is_set_aside_for_one_past_cohort_may_uncover_another(past):
+    past.admit(A, marks(range(100)), 10)
+    past.admit(B, marks([*range(100), *range(105, 200)]), 10)
+    # Ten are new to the first; five of them are all that is new to the second, and the other five then are too few.
+    assert len(past.settle(A, marks(range(110)), 10)) == 100
+
+
 def test_nobody_left_is_refused(past):
     past.admit(A, marks(range(5)), 1)
     with pytest.raises(PolicyError, match="no part"):

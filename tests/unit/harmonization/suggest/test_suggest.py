@@ -249,3 +249,9 @@ def test_a_share_is_never_taken_for_a_concentration():
     # Dimensionless units would convert to one another: HbA1c in per cent is no mmol/mol of a tenth of it.
     assert suggest_units.fit(profiled(unit="%"), unit="mmol/L").veto
     assert suggest_units.fit(profiled(unit="%"), unit="g/dL").veto
+
+
+def test_two_doubtful_candidates_leave_room_for_none():
+    twice = [dataclasses.replace(CREATININE, concept=f"loinc|{n}") for n in range(2)]
+    scores = [candidate.score for candidate in one(profiled(median=900.0), twice).candidates]
+    assert 0.5 < sum(scores) < 0.97

@@ -61,6 +61,8 @@ def view(*select, **more):
         (view({"column": [ID]}, constant=[{"name": "a", "valueCode": "x", "valueId": "x"}]), "has 2 values"),
         (view({"column": [ID]}, constant=[{"name": "a", "valueAddress": {}}]), "unknown field `valueAddress`"),
         (view({"column": [ID]}, constant=[{"name": "a", "valueInteger": "1"}]), "Expected `int | null`"),
+        (view({"column": [ID]}, constant=[{"name": "a", "valueInteger64": "1.5"}]), "no integer of 64 bits"),
+        (view({"column": [ID]}, constant=[{"name": "a", "valueInteger64": 2**63}]), "no integer of 64 bits"),
         (view({"column": [ID]}, constant=[{"name": "a", "valueInteger": 2**31}]), "at most 2147483647"),
         (view({"column": [ID]}, constant=[{"name": "a", "valueDate": "2001-13"}]), "is not a date of FHIR"),
         (view({"column": [ID]}, constant=[{"name": "rowIndex", "valueId": "x"}]), "cannot name a constant"),

@@ -178,6 +178,23 @@ def test_a_constant_of_every_type(kind, value, path, backend):
 
 
 @views.both
+@pytest.mark.parametrize("value", [2**62, str(2**62), "-9223372036854775808"])
+def test_an_integer_of_64_bits_may_be_written_as_a_text(value, backend):
+    view = views.columns("%it", "%it > 2", constant=[{"name": "it", "valueInteger64": value}])
+    assert views.run(view, [views.BARE], backend) == [{"a": int(value), "b": int(value) > 2}]
+
+
+@views.both
+def test_no_name_of_a_column_is_one_of_ours(backend):
+    names = ["r", "j", "s0", "k0_0", "l1", "e"]
+    view = {
+        "resource": "Patient",
+        "select": [{"forEach": "name", "column": [views.named(one, "use") for one in names]}],
+    }
+    assert views.run(view, [views.ANNA], backend)[0] == dict.fromkeys(names, "official")
+
+
+@views.both
 def test_a_structure_is_a_column_of_json_if_its_type_is_told(backend):
     view = {
         "resource": "Observation",

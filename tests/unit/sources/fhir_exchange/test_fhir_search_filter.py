@@ -1,9 +1,14 @@
 """Which codes a server is told of: all that are wanted, in every spelling, or none."""
 
+from email.message import Message
+
 import pytest
 
 from wardround.harmonization.events import Scope
-from wardround.sources.fhir_search import code_filter
+from wardround.sources.fhir_http import Answer
+from wardround.sources.fhir_search import FhirSearchSettings, SearchSource, code_filter
+from wardround.sources.fhir_server import ServerSettings
+from wardround.sources.site import Site
 
 
 def scope(**codes):
@@ -43,3 +48,43 @@ def test_a_system_without_a_short_name_is_its_uri():
 )
 def test_where_not_all_can_be_said_nothing_is(wanted):
     assert code_filter(wanted) == ""
+
+
+VIEW = {
+    "resource": "Observation",
+    "status": "active",
+    "name": "own",
+    "select": [
+        {
+            "column": [
+                {"name": "id", "path": "id"},
+                {"name": "patient", "path": "subject.getReferenceKey(Patient)"},
+                {"name": "time", "path": "effective.ofType(dateTime)"},
+                {"name": "system", "path": "'local:survey'"},
+                {"name": "code", "path": "'total'"},
+                {"name": "value", "path": "value.ofType(string)"},
+            ]
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize(("views", "is_told"), [((), True), ((VIEW,), False)])
+def test_where_a_site_has_views_of_its_own_codes_are_not_left_to_the_server(views, is_told, tmp_path):
+    asked = []
+
+    class Server:
+        base = "https://fhir.example.org/r4"
+
+        def call(self, method, url):
+            asked.append(url)
+            return Answer(200, Message(), b'{"resourceType":"Bundle","type":"searchset"}')
+
+        def remarks(self):
+            return []
+
+    where = ServerSettings(base=Server.base)
+    settings = FhirSearchSettings(name="ehr", server=where, views=views, types=("Observation",))
+    source = SearchSource(settings, Site(folder=tmp_path, timezone="Etc/UTC"), Server())
+    assert list(source.batches(scope(loinc={"1-8"}))) == []
+    assert ("combo-code" in asked[0]) == is_told

@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -333,6 +334,26 @@ def test_a_result_without_a_patient_is_refused(read):
     assert source.report.refused["result of a patient who is not identified"] == 3
 
 
+def test_no_message_borrows_a_patient_or_an_order_of_the_one_before(read):
+    rows, _ = read(oru(PID, OBR, OBX), oru(OBX), oru(PID.replace("7^", "8^"), obx(at="20240301")))
+    assert [(row["patient"], row["order_key"][0]) for row in rows] == [("7", "F"), ("8", "T")]
+
+
+def test_fields_that_read_alike_side_by_side_are_told_apart(read):
+    rows, source = read(oru(PID, OBR, obx(kind="ST", value="M5"), obx(kind="STM", value="5", code="y^^L")))
+    assert [(row["value"], row["number"]) for row in rows] == [("M5", None), (None, None)]
+    assert source.report.refused == {"value of no known type": 1}
+
+
+def test_two_messages_in_one_frame_are_refused_together(tmp_path):
+    with closing(Intake(tmp_path / "intake", KEY)) as intake:
+        intake.append("\r".join(oru() + oru()).encode())
+    site = Site(tmp_path, "UTC", {"K": KEY.hex()})
+    source = open_source(Hl7Settings(name="lab", intake="intake", key="env:K"), site)
+    assert list(source.batches(EVERYTHING)) == []
+    assert source.report.refused == {"several messages in one": 1}
+
+
 def test_each_result_is_of_the_patient_before_it(read):
     other = PID.replace("7^", "8^")
     rows, _ = read(oru(PID, OBR, OBX, other, OBR, OBX), oru(other, OBR, OBX))
@@ -531,7 +552,8 @@ def test_rereading_gives_the_same_events_whatever_the_blocks(read, tmp_path, mon
         assert other.report == source.report
 
 
-printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
+known = st.sampled_from(["NM", "CE", "ED", "ST", "TS", "F", "C", "RE", "20240301", "5.2", '""'])
+printable = st.one_of(known, st.text('qzxj0159^~\\& .<"', max_size=20))
 names = st.sampled_from(["PID", "OBR", "ORC", "OBX", "MRG", "NTE", "MSH"])
 segment = st.tuples(names, st.lists(printable, max_size=30))
 

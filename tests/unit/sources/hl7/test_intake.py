@@ -136,6 +136,7 @@ def test_what_recovery_cuts_is_put_aside(tmp_path):
     path.write_bytes(whole[:-7])
     os_lock_free(tmp_path)
     filled(tmp_path, [b"after"])
+    assert path.stat().st_size == len(whole) - (4 + len(MESSAGES[-1]) + 16) + 24
     assert path.with_suffix(".torn").read_bytes() == whole[-(4 + len(MESSAGES[-1]) + 16) : -7]
 
 
