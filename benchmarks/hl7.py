@@ -111,12 +111,12 @@ def main():
             own = rate * spent / processor
             print(f"{results:2d} results: ours {rate:8,.0f} messages/s, {own:8,.0f} by the processor")
             print(
-                f"     {rows / processor:,.0f} events/s by the processor, {memory:.0f} MiB; {path.stat().st_size:,} bytes"
+                f"     {rows / processor:,.0f} events/s by the processor, {memory:.0f} MiB of {path.stat().st_size:,}"
             )
             for name, count in PEER_MESSAGES.items() if asked.peers.exists() else ():
                 peer, theirs = run(asked.peers, PEER, name, path, count)
                 print(
-                    f"{name:>16} {peer:8,.0f} messages/s, {theirs:8,.0f} by the processor: ours {own / theirs:,.0f} times"
+                    f"{name:>16} {peer:8,.0f} messages/s, {theirs:8,.0f} by processor: ours {own / theirs:,.0f} times"
                 )
 
 

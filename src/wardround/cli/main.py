@@ -26,7 +26,7 @@ _EXTRAS = {
         ("alembic", "granian", "obstore", "prometheus_client", "sqlalchemy", "starlette", "structlog"), "hub"
     ),
     **dict.fromkeys(("duckdb", "ibis", "pint", "psycopg", "pyarrow", "pypdfium2", "sqlglot", "ucumvert"), "node"),
-    **dict.fromkeys(("cyvcf2", "wfdb"), "signals"),
+    "cyvcf2": "genomics",
     "torch": "torch",
     "sklearn": "demo",
 }

@@ -7,7 +7,8 @@ A concept is ``system|code``; a code that ends in ``*`` stands for all codes tha
 ``@name`` is a value set of the contract. Systems are spelled as `wardround.harmonization.events.SYSTEMS` has them.
 
 Times are whole days relative to the index time. A window takes in what was *known* after its `from_days` and not after
-its `to_days`, so that nothing counts before anybody could have known it; null is without bound.
+its `to_days`, so that nothing counts before anybody could have known it; null is without bound. A patient's birth date
+and sex are in every window, whenever somebody wrote them down.
 """
 
 from typing import Annotated, Literal

@@ -133,7 +133,7 @@ def _computed(database: Any, reading: Reading, facts: Facts, crowds: frozenset[s
     _keep(database, "judged", statements)
     database.execute("DROP VIEW facts; DROP TABLE admitted; DROP TABLE again")
     _keep(database, "records", statements)
-    counted, earliest = (_rows(database, statements[name]) for name in ("counted", "earliest"))
+    counted, earliest, misplaced = (_rows(database, statements[name]) for name in ("counted", "earliest", "misplaced"))
     _keep(database, "within_windows", statements)
     database.execute("DROP TABLE judged")
     results = {**{name: sql for name, sql in statements.items() if name in _RESULTS}, "records": _RECORDS}
@@ -144,6 +144,8 @@ def _computed(database: Any, reading: Reading, facts: Facts, crowds: frozenset[s
     return Harvest(
         **tables,
         counted=plan.of_needs(counted.to_pylist()),
+        misplaced=plan.misplaced_of_needs(misplaced.to_pylist()),
+        invalid=dict(facts.invalid),
         conflicts=facts.conflicts() | crowds,
         earliest={people[row["patient"]]: row["earliest"] for row in earliest.to_pylist()},
         unmapped=dict(facts.unmapped),

@@ -18,7 +18,7 @@ unit       string  the unit as the source spells it; null where it states none
 status     string  one of `STATUSES`; null means final
 order_key  string  rows of one source with one key are versions of one fact, and the latest stands alone; null: none
 source     string  the source's name in the site's mapping
-row        int64   the row of the source that it comes from; together with `source` it settles every tie
+row        int64   the row of the source that it comes from: all that one row says, in whatever codings, is one version
 array      string  names an array that the source keeps (a waveform's window, an image); null for all others
 ========== ======= =============================================================================================
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wardround.clinical import codes as codes_of
 from wardround.errors import ClinicalError
 from wardround.harmonization import identity
 from wardround.harmonization.events import PATIENT, STATUSES
@@ -25,6 +26,7 @@ __all__ = ["MOST_BUCKETS", "Facts", "Numbers"]
 
 MOST_BUCKETS: Final = 4096
 _LOCAL: Final = "local:"
+_MOST_CODES: Final = 100_000
 _STATUS_NUMBER: Final = {status: number for number, status in enumerate(STATUSES)}
 _UNKNOWN: Final = _STATUS_NUMBER["unknown"]
 _COLUMNS: Final = {
@@ -89,6 +91,7 @@ class Facts:
         self.bucket = bucket
         self.patients, self.values, self.units, self.arrays = Numbers(), Numbers(), Numbers(), Numbers()
         self.unmapped: Counter[tuple[str, str]] = Counter()
+        self.invalid: Counter[str] = Counter()
         self.held = 0
         self._database = database
         self._atoms = atoms
@@ -185,8 +188,10 @@ class Facts:
         for place, pair in enumerate(distinct.tolist()):
             system, code = names[pair // len(texts)], texts[pair % len(texts)]
             found[place] = self._atoms.of(system, code)
-            if found[place] == UNWANTED and system.startswith(_LOCAL) and len(self.unmapped) < 100_000:
+            if found[place] == UNWANTED and system.startswith(_LOCAL) and len(self.unmapped) < _MOST_CODES:
                 self.unmapped[system, code] += int(counts[place])
+            if codes_of.valid(system, code) is False:
+                self.invalid[system] += int(counts[place])
         atoms: npt.NDArray[np.int64] = found[places]
         return atoms
 

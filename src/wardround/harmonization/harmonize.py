@@ -67,6 +67,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         sources: What each source reports.
         facts: For each column, criterion and role the number of facts by what became of them (`Reason`'s names).
+        misplaced: For each column its facts before the patient's birth, and after the death.
+        invalid: Events whose code cannot be in its system, by system.
         found: Index events that were found.
         left_out: How many of them are not in the cohort, by reason.
         unknown_values: Coded values that the contract does not know, by column.
@@ -77,6 +79,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     sources: list[SourceReport]
     facts: dict[str, dict[str, int]]
+    misplaced: dict[str, tuple[int, int]]
+    invalid: dict[str, int]
     found: int
     left_out: dict[str, int]
     unknown_values: dict[str, int]
@@ -174,6 +178,8 @@ def harmonize(
         told=Told(
             sources=[source.report for source in site.sources],
             facts=_facts(wanted, harvest),
+            misplaced={wanted[place].name: counts for place, counts in harvest.misplaced.items()},
+            invalid=dict(harvest.invalid),
             found=assembled.found,
             left_out=assembled.left_out,
             unknown_values=assembled.unknown_values,

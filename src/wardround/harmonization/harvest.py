@@ -41,6 +41,8 @@ class Harvest:
         last: The last.
         medians: See `plan.Plan.medians`.
         counted: For each need and `Reason` the number of facts.
+        misplaced: For each need its facts before the patient's birth, and after the death.
+        invalid: Codes that cannot be in their system (check digits), and their events, by system.
         conflicts: Patients whose identifier stands for two people.
         earliest: For each patient the first instant at which anything was known.
         unmapped: For each local code that nobody has confirmed the number of its events.
@@ -54,6 +56,8 @@ class Harvest:
     last: pa.Table
     medians: pa.Table
     counted: Mapping[tuple[int, Reason], int]
+    misplaced: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    invalid: Mapping[str, int] = field(default_factory=dict)
     conflicts: frozenset[str] = frozenset()
     earliest: Mapping[str, int] = field(default_factory=dict)
     unmapped: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -67,6 +71,11 @@ def joined(parts: Sequence[Harvest]) -> Harvest:
     for part in parts:
         for key, facts in part.counted.items():
             counted[key] = counted.get(key, 0) + facts
+    misplaced: dict[int, tuple[int, int]] = {}
+    for part in parts:
+        for need, (early, late) in part.misplaced.items():
+            before = misplaced.get(need, (0, 0))
+            misplaced[need] = (before[0] + early, before[1] + late)
     return Harvest(
         records=_stacked((part.records for part in parts), RECORDS),
         sums=_stacked((part.sums for part in parts), SUMS),
@@ -74,6 +83,8 @@ def joined(parts: Sequence[Harvest]) -> Harvest:
         last=_stacked((part.last for part in parts), PICKED),
         medians=_stacked((part.medians for part in parts), MEDIANS),
         counted=dict(sorted(counted.items())),
+        misplaced=misplaced,
+        invalid=parts[0].invalid if parts else {},
         conflicts=frozenset().union(*(part.conflicts for part in parts)),
         earliest={patient: at for part in parts for patient, at in part.earliest.items()},
         unmapped=parts[0].unmapped if parts else {},  # every part has read every event

@@ -23,10 +23,11 @@ __all__ = ["UNWANTED", "Atoms", "Code", "Need", "needs", "quantities"]
 Code = tuple[str, str]
 """A code system and a code in it."""
 
-Role = Literal["column", "label", "holdout", "criterion", "index", "birth", "seen", "consent"]
+Role = Literal["column", "label", "holdout", "criterion", "index", "birth", "death", "seen", "consent"]
 
 UNWANTED: Final = 0
 _NUMERIC: Final = {"first", "last", "min", "max", "mean", "median", "sum", "slope", "value_at"}
+_TIMELESS: Final = frozenset({f"{PATIENT}|birth-date", f"{PATIENT}|sex"})
 _EVER: Final = Window(from_days=None, to_days=None)
 
 
@@ -51,7 +52,9 @@ class Need:
 
     @property
     def window_us(self) -> tuple[int | None, int | None]:
-        """The window's ends in microseconds relative to the index, open and closed."""
+        """The window's ends in microseconds relative to the index, open and closed; birth and sex hold in any."""
+        if _TIMELESS.issuperset(self.concepts):
+            return None, None
         window = self.derive.window
         end = self.derive.at_days if self.derive.aggregate == "value_at" else window.to_days
         return _micros(window.from_days), _micros(end)
@@ -94,6 +97,7 @@ def needs(contract: DataContract) -> tuple[Need, ...]:
     found = [
         need("index", "index", Derivation(concepts=cohort.index, window=_EVER)),
         need("birth", "birth", _fact("birth-date")),
+        need("death", "death", _fact("death")),
         need("seen", "seen", _fact("seen", "death", window=seen)),
         *(
             need(

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from wardround.harmonization.events import KEPT_STATUSES, STATUSES
 from wardround.harmonization.needs import Need, quantities
+from wardround.harmonization.times import DAY_US
 
 __all__ = [
     "SERVES",
@@ -64,8 +65,9 @@ class Reason(IntEnum):
     FUTURE = 3
     NO_VALUE = 4
     UNKNOWN_UNIT = 5
-    IMPLAUSIBLE = 6
-    DUPLICATE = 7
+    TOO_LOW = 6
+    TOO_HIGH = 7
+    DUPLICATE = 8
 
 
 def facts_schema(text: str = "int64") -> dict[str, str]:
@@ -111,7 +113,7 @@ def windows_rows(needs: tuple[Need, ...]) -> list[tuple[Any, ...]]:
     """The rows of the table ``windows``: for each need of a record its quantity, its window, and how it is summed."""
     rows = []
     for place, (need, quantity) in enumerate(zip(needs, quantities(needs)[1], strict=True)):
-        if need.role not in {"index", "birth"}:
+        if need.role not in {"index", "birth", "death"}:
             is_summed = need.is_numeric and need.derive.aggregate in {"mean", "sum", "slope"}
             rows.append((quantity, place, *need.window_us, quantum(need) if is_summed else None))
     return rows
@@ -138,10 +140,10 @@ class Plan:
     def statements(self, dialect: str) -> dict[str, str]:
         """The steps' SELECTs in an engine's dialect, by name.
 
-        ``judged`` reads the tables ``facts``, ``serves`` and ``units``; ``records``, ``counted`` and ``earliest`` read
-        ``judged``; ``within_windows`` reads ``judged``, ``records`` and the table ``windows``; ``sums``, ``first``,
-        ``last`` and ``medians`` read ``within_windows``, and of the last three only those are there that some need
-        wants.
+        ``judged`` reads the tables ``facts``, ``serves`` and ``units``; ``records``, ``counted``, ``earliest`` and
+        ``misplaced`` read ``judged``; ``within_windows`` reads ``judged``, ``records`` and the table ``windows``;
+        ``sums``, ``first``, ``last`` and ``medians`` read ``within_windows``, and of the last three only those are
+        there that some need wants.
         """
         if dialect not in self._statements:
             import ibis
@@ -154,6 +156,7 @@ class Plan:
             judged = step("judged", self.judged())
             step("counted", self.counted(judged))
             step("earliest", self.earliest(judged))
+            step("misplaced", self.misplaced(judged))
             within = step("within_windows", self.within(judged, step("records", self.records(judged))))
             step("sums", self.sums(within))
             for name in ("first", "last"):
@@ -183,6 +186,14 @@ class Plan:
             for reason in Reason
             if (quantity, reason) in found
         }
+
+    def misplaced_of_needs(self, rows: list[dict[str, int]]) -> dict[int, tuple[int, int]]:
+        """The rows of ``misplaced`` for each need: facts before a birth, and after a death."""
+        found = {row["quantity"]: (row["before_birth"], row["facts"] - row["before_birth"]) for row in rows}
+        return {place: found[quantity] for place, quantity in enumerate(self._of) if quantity in found}
+
+    def _quantity(self, role: str) -> int:
+        return next(place for place, need in zip(self._of, self.needs, strict=True) if need.role == role)
 
     def judged(self) -> Any:  # noqa: ANN401, ibis is loaded when wanted
         """Each fact for each quantity that it serves, converted, with the reason for which it counts or not."""
@@ -216,14 +227,33 @@ class Plan:
 
     def earliest(self, judged: Any) -> Any:  # noqa: ANN401
         """For each patient the first instant at which anything was known but the birth."""
-        birth = next(place for place, need in zip(self._of, self.needs, strict=True) if need.role == "birth")
-        known = judged.filter(judged.quantity != birth, judged.reason == Reason.USED, judged["at"].notnull())
+        known = judged.filter(
+            judged.quantity != self._quantity("birth"), judged.reason == Reason.USED, judged["at"].notnull()
+        )
         return known.group_by("patient").aggregate(earliest=known["at"].min())
+
+    def misplaced(self, judged: Any) -> Any:  # noqa: ANN401
+        """For each quantity the facts that hold a day or more before their patient's birth, or after the death."""
+        used = judged.filter(judged.reason == Reason.USED, judged.time_us.notnull())
+        births = used.filter(used.quantity == self._quantity("birth"))
+        births = births.group_by("patient").aggregate(born=births.time_us.min())
+        deaths = used.filter(used.quantity == self._quantity("death"))
+        deaths = deaths.group_by("patient").aggregate(died=deaths.time_us.max())
+        placed = used.left_join(births, "patient").drop("patient_right")
+        placed = placed.left_join(deaths, "patient").drop("patient_right")
+        early = placed.time_us < placed.born - DAY_US
+        late = placed.time_us > placed.died + DAY_US
+        wrong = placed.filter(early | late)
+        return wrong.group_by("quantity").aggregate(
+            before_birth=(wrong.time_us < wrong.born - DAY_US).cast("int64").sum().cast("int64"),
+            facts=wrong.count(),
+        )
 
     def records(self, judged: Any) -> Any:  # noqa: ANN401
         """One row for each record: the patient and the index time."""
-        index = next(place for place, need in zip(self._of, self.needs, strict=True) if need.role == "index")
-        events = judged.filter(judged.quantity == index, judged.reason == Reason.USED, judged["at"].notnull())
+        events = judged.filter(
+            judged.quantity == self._quantity("index"), judged.reason == Reason.USED, judged["at"].notnull()
+        )
         if self.pick == "each":
             return events.select(events.patient, index_us=events["at"]).distinct()
         moment = events["at"].min() if self.pick == "first" else events["at"].max()
@@ -291,7 +321,6 @@ class Plan:
     def _reason(self, joined: Any) -> Any:  # noqa: ANN401
         import ibis
 
-        outside = (joined.number < joined.minimum) | (joined.number > joined.maximum)
         is_future = joined["at"] > (2**62 if self.now_us is None else self.now_us)
         is_numeric = joined.is_numeric == 1
         return ibis.cases(
@@ -300,7 +329,8 @@ class Plan:
             (is_future, int(Reason.FUTURE)),
             (is_numeric & joined.raw.isnull(), int(Reason.NO_VALUE)),
             (is_numeric & joined.factor.isnull(), int(Reason.UNKNOWN_UNIT)),
-            (outside, int(Reason.IMPLAUSIBLE)),
+            (joined.number < joined.minimum, int(Reason.TOO_LOW)),
+            (joined.number > joined.maximum, int(Reason.TOO_HIGH)),
             else_=int(Reason.USED),
         )
 

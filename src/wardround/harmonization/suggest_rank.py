@@ -3,9 +3,10 @@
     odds(c)  = exp(bias + w · (spelling, words, embedding, specimen, fluid, unit, range, kind, method, other))
     score(c) = odds(c) / (1 + sum of odds over all concepts)
 
-What is left over, ``1 / (1 + sum)``, is "none of them". The weights are fitted by maximum likelihood on two hospitals'
-dictionaries that are not the benchmark's (``benchmarks/mapping.py``). The score orders candidates and helps a person
-to decide; nothing here, or anywhere, accepts one by its score.
+What is left over, ``1 / (1 + sum)``, is "none of them". The weights are fitted by maximum likelihood on two
+dictionaries that are not the benchmark's (``benchmarks/mapping.py``); those of another fluid and of values out of range
+have floors set by hand, for a right name must not outweigh them. The score orders candidates and helps a person to
+decide; nothing here, or anywhere, accepts one by its score.
 
 A unit that measures something else than the concept does is a veto: such a candidate never stands among the five, and
 is listed apart with the reason, because the unit may be what is wrong.

@@ -47,7 +47,8 @@ _PACKAGES: Final = ("wardround", "duckdb", "ibis-framework", "numpy", "pyarrow",
 _MAPPED: Final = {
     "no_value": "missing_value",
     "unknown_unit": "unknown_unit",
-    "implausible": "implausible",
+    "too_low": "below_minimum",
+    "too_high": "above_maximum",
     "duplicate": "duplicate",
     "future": "in_future",
 }
@@ -106,6 +107,8 @@ def admit_events(
         keep = harmonized.within(table, allowed)
         left_out |= _count("would be isolated by a past cohort", ~keep)
         table = _kept(table, keep)
+        if not disclosure.admission(table, contract, rules).keep.all():
+            raise PolicyError("without the patients whom a past cohort would isolate, the disclosure rules do not hold")
     if len(table.held_out) < contract.min_records:
         raise TooFewRecordsError(f"{len(table.held_out)} records are left, and the contract asks for more")
     record = _record(source, harmonized, contract, table, left_out, site=site, study=study)
@@ -121,6 +124,9 @@ def quality_of(harmonized: Harmonized, contract: DataContract) -> QualityReport:
     for column in (*(one.name for one in contract.columns), contract.label.name):
         counts = told.facts.get(column, {})
         failed = {check: counts.get(reason, 0) for reason, check in _MAPPED.items()}
+        failed["before_birth"], failed["after_death"] = told.misplaced.get(column, (0, 0))
+        values = ("below_minimum", "above_maximum", "in_future", "before_birth", "after_death")
+        failed["implausible"] = sum(failed[check] for check in values)
         grouped[column] = {"rows": sum(counts.values()), **failed}
         covered[column] = _present(assembled.cells[column])
     unparseable = sum(
@@ -130,7 +136,9 @@ def quality_of(harmonized: Harmonized, contract: DataContract) -> QualityReport:
         if "unparseable" in remark
     )
     unmapped = sum(told.unmapped.values())
-    grouped[""] = {"rows": unmapped + unparseable, "unmapped": unmapped, "unparseable": unparseable}
+    invalid = sum(told.invalid.values())
+    others = {"unmapped": unmapped, "unparseable": unparseable, "invalid_code": invalid}
+    grouped[""] = {"rows": sum(others.values()), **others}
     return quality.filled(grouped, covered, records=assembled.records, patients=harmonized.patients)
 
 
@@ -206,7 +214,7 @@ def _feature(harmonized: Harmonized, contract: DataContract) -> Sequence[lineage
                 name=name,
                 rows=sum(counts.values()),
                 mapped=sum(counts.values()),
-                converted=used + counts.get("duplicate", 0) + counts.get("implausible", 0),
+                converted=used + counts.get("duplicate", 0) + counts.get("too_low", 0) + counts.get("too_high", 0),
                 dropped={reason: count for reason, count in counts.items() if reason != "used"},
                 records=_present(harmonized.assembled.cells[name]),
             )

@@ -56,7 +56,7 @@ class EventShaper:
         made, good = self._columns(cells)
         if scope.since_us is not None:
             known = pc.fill_null(pc.coalesce(made["known_us"], made["time_us"]), scope.since_us).to_numpy()
-            good &= known > scope.since_us + 10**15
+            good &= known >= scope.since_us
         if not good.all():
             made = {name: column.filter(pa.array(good)) for name, column in made.items()}
         self._report.events += len(made["patient"])

@@ -216,7 +216,8 @@ def _both(columns: dict[str, Any], rows: _Rows, codes: list[Coded], wanted: _Mas
     made = {name: column.take(taking) for name, column in columns.items()}
     made["system"] = pa.array([one and one.system for one in codings], pa.string()).take(coding)
     made["code"] = pa.array([one and one.code for one in codings], pa.string()).take(coding)
-    return Results(made, rows.obx.message[at], rows.obx.place[at], variant)
+    # Both codings are of one row: they are one version of the result.
+    return Results(made, rows.obx.message[at], rows.obx.place[at], np.zeros_like(variant))
 
 
 def _codes(cells: pa.Array, senders: pa.Array, naming: Naming) -> tuple[list[Coded], _Longs]:

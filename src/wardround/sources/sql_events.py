@@ -232,7 +232,7 @@ class _Table:
         conditions = self._conditions(session, scope, kinds, values)
         read = 0
         for page in self._pages(session, query, columns, conditions, values, pace):
-            if False:
+            if read + page.num_rows > self._settings.max_rows:
                 raise ClinicalError(f"{self._called}: more than max_rows, {self._settings.max_rows}: narrow the query")
             report.read += page.num_rows
             yield from self._rows.events(page, read, scope, report)

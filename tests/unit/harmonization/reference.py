@@ -79,7 +79,7 @@ def one(fact, place, need, latest, affine, now_us):
             number = number * conversion[0] + conversion[1]
             low = -math.inf if need.minimum is None else need.minimum
             high = math.inf if need.maximum is None else need.maximum
-            reason = Reason.USED if low <= number <= high else Reason.IMPLAUSIBLE
+            reason = Reason.TOO_LOW if number < low else Reason.TOO_HIGH if number > high else Reason.USED
     return [fact, place, number, reason]
 
 

@@ -340,6 +340,13 @@ def test_malformed_lines_are_counted_by_number_and_the_others_read():
     assert used._report.read == 5
 
 
+def test_a_line_that_is_no_utf8_is_malformed_wherever_it_is_not():
+    text = json.dumps(observation(text={"div": "X"})).encode()
+    found, used = readers.events(text.replace(b"X", b"\xff"), text.replace(b"X", "é".encode()))
+    assert only(found, "row") == [(1,)]
+    assert used._report.refused == {"malformed line": 1}
+
+
 def bundle(*resources, kind="collection"):
     return {"resourceType": "Bundle", "type": kind, "entry": [{"resource": one} for one in resources]}
 
@@ -463,10 +470,17 @@ def test_what_is_read_in_a_scope_is_what_is_wanted_of_all(lines, scope):
     assert scoped._report.refused.get("malformed line") == used._report.refused.get("malformed line")
 
 
+@pytest.mark.parametrize("spelling", ["8480-6", "\\u0038480-6", "8480\\u002d6", "8480-\\u0036"])
+def test_a_code_that_is_spelled_with_escapes_is_found_too(spelling):
+    text = json.dumps(observation(code="CODE")).replace("CODE", spelling).encode()
+    found, _ = readers.events(text, scope=Scope(codes={"loinc": frozenset({"8480-6"})}))
+    assert only(found, "code") == [("8480-6",)]
+
+
 def test_batches_and_streams_may_end_anywhere_and_give_the_same_rows():
-    lines = [json.dumps(observation(id=f"o{n}")).encode() for n in range(50)]
+    lines = [json.dumps(observation(id=f"o{n}")).encode() for n in range(12)]
     whole, _ = readers.read([b"\n".join(lines)])
-    split, _ = readers.read([b"\n".join(lines[:13]), b"\n".join(lines[13:])], limits=Limits(batch_lines=4))
+    split, _ = readers.read([b"\n".join(lines[:5]), b"\n".join(lines[5:])], limits=Limits(batch_lines=4))
     assert split == whole
     used = readers.reader()
     again = [batch for line in lines for batch in used.batches([io.BytesIO(line)], readers.EVERYTHING)]
