@@ -98,6 +98,13 @@ def test_keys_of_other_types(url, key):
     assert sorted(event["number"] for event in events) == [row / 2 for row in range(250)]
 
 
+def test_a_row_without_a_key_is_not_lost_without_a_word(url):
+    entry = {"query": "SELECT *, nullif(row_id, 990) AS k FROM labevents", "key": "k"}
+    for page_rows in (60, 249, 1000):
+        with pytest.raises(ClinicalError, match="null in some rows"):
+            read(source(url, entry, page_rows=page_rows))
+
+
 def test_instants_with_a_zone_are_what_the_server_means(url):
     stamped = read(source(url, {"query": LAB["query"].replace("charttime", "stamped"), "time": "stamped"}))
     assert [event["time_us"] for event in stamped] == [event["time_us"] for event in read(source(url))]

@@ -76,6 +76,14 @@ def test_in_bulk_as_one_by_one(naive, zone):
     assert counts == {remark: remarks.count(remark) for remark in set(remarks)}
 
 
+@pytest.mark.parametrize("zone", ZONES)
+def test_the_edges_of_a_year_are_like_any_day(zone):
+    edges = [datetime(year, 1, 1) + timedelta(hours=hours) for year in (1990, 2020, 2164) for hours in range(-15, 16)]
+    for edge in edges:
+        found, counts = times.localize(pa.array([edge], pa.timestamp("us")), zone)
+        assert (found.to_pylist(), counts) == ([expected(edge, zone)[0]], {})
+
+
 def test_daylight_saving_does_not_end_in_2037():
     summer, _ = times.localize(pa.array([datetime(2164, 7, 1)], pa.timestamp("us")), "America/New_York")
     assert summer.to_pylist() == [micros(datetime(2164, 7, 1, 4))]

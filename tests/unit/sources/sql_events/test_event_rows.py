@@ -173,6 +173,14 @@ def test_texts_of_times_in_bulk_as_one_by_one(cells, zone):
             assert reasons == ({moment.remark} if moment.remark else set())
 
 
+def test_texts_that_look_like_times_but_are_none_are_refused_in_bulk_too():
+    wrong = ["2020-01-01 24:00:00", "2020-01-01 10:60:00", "2020-13-01 10:00:00", "2020-02-30 10:00:00"]
+    wrong += ["0000-01-01 10:00:00", "2020-01-00 10:00:00", "2020-01-01 10:00:61", "2021-02-29 10:00:00"]
+    found = event_times.instants(pa.array(["2020-01-01 10:00:00", *wrong, "2020-01-01 10:00:60"]), "t", "UTC", epoch="")
+    assert found.time_us.to_pylist() == [1577872800_000000, *[None] * 8, 1577872860_000000]
+    assert found.refused[times.UNPARSEABLE].tolist() == [False, *[True] * 8, False]
+
+
 @pytest.mark.parametrize(
     "kind",
     [pa.int32(), pa.int64(), pa.float64(), pa.decimal128(22, 2), pa.string(), pa.large_string(), pa.string_view()],

@@ -80,6 +80,7 @@ def test_what_the_list_names_is_admitted(query, dialect):
         "SELECT u FROM unnest(ARRAY[1]) u",
         "SELECT * FROM read_csv('/etc/passwd')",
         "SELECT (TABLE secret)",
+        "SELECT secret FROM labevents, (SELECT 1 AS secret) d",
         "SELECT ctid FROM labevents",
         "SELECT rowid FROM labevents",
         "SELECT public.labevents.secret FROM labevents",
