@@ -103,7 +103,6 @@ _BASES: Final = (
     ("body mass index", "kg/m2"),
 )
 _MIXABLE: Final = frozenset({"mass concentration", "substance concentration"})
-_ENOUGH: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +150,7 @@ def fit(
     wanted = wanted or ("ratio" if unit == "1" else kind)
     stated = {spelled: count for spelled, count in found.units.items() if spelled and dimension(ucum(spelled))}
     if not stated or wanted in {"", "presence"}:
-        return Fit(share=None, words=())
+        return Fit()
     legal = [spelled for spelled in stated if _converts(ucum(spelled), wanted, molar_mass)]
     if sum(stated[spelled] for spelled in legal) * 2 < sum(stated.values()):
         main = next(spelled for spelled in stated if spelled not in legal)

@@ -134,11 +134,15 @@ def preview(table: StudyTable, contract: DataContract) -> list[Bars]:
 def questions(source: HarmonizedSource, contract: DataContract) -> tuple[list[Suggestion], dict[str, Profile]]:
     """The local codes that nobody has decided on, each with its likeliest concepts; and all local codes' profiles.
 
-    The site's events are read whole; what is proposed are the concepts that the contract names.
+    The site's events are read whole; what is proposed are the concepts that the contract names. A decided code whose
+    values look otherwise by now is written down as reopened: it translates nothing until somebody decides again.
     """
     batches = (batch for one in source.sources for batch in one.batches(Scope()))
     profiles = {one.key: one for one in profile(batches) if one.system.startswith(_LOCAL)}
-    entries = confirmations.reopened(confirmations.read(source.codes), profiles.values())
+    written = confirmations.read(source.codes)
+    entries = confirmations.reopened(written, profiles.values())
+    if entries != written:
+        entries = confirmations.write(source.codes, entries)
     asked = confirmations.unanswered(entries, profiles.values())
     return suggest(asked, _targets(contract), embedder=suggest_embedding.installed()), profiles
 

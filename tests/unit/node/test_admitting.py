@@ -267,3 +267,17 @@ def test_a_small_count_is_hidden_in_a_preview(tmp_path):
     path = write(tmp_path, 12)
     shown = json.loads(invoke("preview", path, tmp_path / "study.toml", "--json").output)
     assert set(shown["columns"][0]["counts"]) <= {0, None, 12}
+
+
+def test_a_code_whose_values_changed_is_asked_about_again_and_translates_nothing_until_then(tmp_path):
+    path, study = (
+        write(tmp_path, 120, codes=CODES.replace('"local:lab|CHOL"', '"local:lab|OTHER"')),
+        tmp_path / "study.toml",
+    )
+    assert invoke("map", path, study, "--confirm", "local:lab|CHOL=loinc|2093-3", "--by", "jd").exit_code == 0
+    assert invoke("check", path, study).exit_code == 0
+    text = (tmp_path / "events.csv").read_text()
+    (tmp_path / "events.csv").write_text(text.replace(",mg/dL", ",mmol/L"))
+    asked = json.loads(invoke("map", path, study, "--json").output)
+    assert [one["code"] for one in asked["suggestions"]] == ["CHOL"]
+    assert invoke("check", path, study).exit_code == 1

@@ -1,0 +1,305 @@
+"""The executor that leaves the work where the records are: the feature plan inside the hospital's own database.
+
+The mapping's queries become steps of one statement, and only its results come back: no row of the hospital's leaves
+its database. What is asked beforehand are names: which codes and units there are, and of what kind the columns are.
+
+The results are those of `wardround.harmonization.embedded`, to the last bit, or the mapping is refused: a setting that
+the engine cannot follow exactly is named, with what to write instead. Engines are SQLite, PostgreSQL and, through
+ibis, DuckDB and Spark.
+
+A source's report counts rows of wanted codes, in the engine's words the same reasons as when it is read. Of codes that
+nobody has confirmed it counts the rows, where they are asked for at all.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import pyarrow as pa
+from sqlglot import exp
+
+from wardround.errors import ClinicalError, ConfigError, MissingColumnError, UnavailableError, UnsafeQueryError
+from wardround.harmonization import times
+from wardround.harmonization.embedded import Reading
+from wardround.harmonization.events import PATIENT, SYSTEMS, SourceReport
+from wardround.harmonization.harvest import Harvest, joined
+from wardround.harmonization.needs import UNWANTED
+from wardround.harmonization.plan import Plan, serves_rows, windows_rows
+from wardround.sources import event_mapping, pushdown_engines, sql_guard
+from wardround.sources.event_columns import wanted
+from wardround.sources.event_mapping import EventMapping
+from wardround.sources.event_rows import ABSENT, UNLISTED, UNREADABLE, EventRows, coded
+from wardround.sources.pushdown_engines import Engine, SqlSettings
+from wardround.sources.pushdown_facts import Code, Outcome, Remark, Table
+from wardround.sources.pushdown_statement import RESULT, Statement, result_of
+from wardround.sources.site import Site
+from wardround.sources.sql_events import IbisSettings, PostgresSettings, QueryEvents, SqliteSettings
+
+__all__ = ["PushDown", "executor"]
+
+_MOST_LISTED: Final = 1000
+_MOST_CODES: Final = 200_000
+_MOST_ROWS: Final = 50_000_000
+_SINCE: Final = "since"
+_LONG_AGO: Final = datetime(1000, 1, 1, tzinfo=UTC)
+_LOCAL: Final = "local:"
+_REFUSED: Final = {
+    Outcome.NO_PATIENT: "no patient",
+    Outcome.UNPARSEABLE_TIME: times.UNPARSEABLE,
+    Outcome.NO_TIME: "no time",
+    Outcome.UNLISTED: UNLISTED,
+    Outcome.TOO_LONG: "text too long",
+}
+_NOTED: Final = {
+    Remark.UNREADABLE: UNREADABLE,
+    Remark.UNLISTED: UNLISTED,
+    Remark.COMPARATOR: "comparator unparseable",
+    Remark.STATUS: "status not in the mapping",
+}
+
+
+def executor(mapping: EventMapping, site: Site) -> "PushDown":
+    """What runs a plan in the one database that all of the mapping's sources lie in.
+
+    Raises:
+        ConfigError: A source is no database.
+    """
+    settings: list[SqlSettings] = []
+    for table in mapping.sources:
+        one = event_mapping.settings_of(table)
+        if not isinstance(one, SqliteSettings | PostgresSettings | IbisSettings):
+            raise ConfigError(
+                f"source {table.get('name')!r} is of kind {table.get('kind')!r}, and executor 'push-down' computes in a "
+                "database (kinds sqlite, postgresql, ibis): write executor = 'embedded' or 'partitioned'"
+            )
+        settings.append(one)
+    return PushDown(settings, site)
+
+
+class PushDown:
+    """A `wardround.harmonization.harmonize.Execute` inside one database.
+
+    Args:
+        settings: The sources; all of one database.
+        site: Its zone, folder and secrets.
+    """
+
+    def __init__(self, settings: Sequence[SqlSettings], site: Site) -> None:
+        self._settings = settings
+        self._site = site
+        self._plans: tuple[Plan, Plan] | None = None
+
+    def __call__(self, reading: Reading) -> Harvest:
+        """Run the plan over every patient.
+
+        Raises:
+            ConfigError: A setting cannot be followed exactly there; says what to write instead.
+            ClinicalError: The database refuses the plan, or a key is none.
+            UnavailableError: It does not answer, or not in time.
+        """
+        engine = pushdown_engines.opened(self._settings, self._site)
+        try:
+            return _Run(engine, reading, self._plan(reading.plan), self._site).harvest(self._settings)
+        finally:
+            engine.close()
+
+    def _plan(self, numbered: Plan) -> Plan:
+        # Its steps take longer to compile than many a database takes to run them.
+        if self._plans is None or self._plans[0] is not numbered:
+            self._plans = numbered, Plan(numbered.needs, numbered.pick, numbered.now_us, text="string")
+        return self._plans[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Block:
+    """One table of events of a source, before the engine was asked about it."""
+
+    settings: SqlSettings
+    entry: QueryEvents
+    number: int
+    query: exp.Query
+
+    @property
+    def where(self) -> str:
+        return f"source {self.settings.name!r}, events {self.number + 1}"
+
+
+class _Run:
+    """One run of the plan."""
+
+    def __init__(self, engine: Engine, reading: Reading, plan: Plan, site: Site) -> None:
+        self._engine = engine
+        self._reading = reading
+        self._plan = plan
+        self._site = site
+        self._statement = Statement(engine.spelling)
+        self._blocks: list[_Block] = []
+        self._unmapped: Counter[tuple[str, str]] = Counter()
+
+    def harvest(self, settings: Sequence[SqlSettings]) -> Harvest:
+        tables = self._tables(settings)
+        version = self._engine.version()
+        if not tables:
+            return Harvest(**_tables(RESULT.empty_table()), counted={}, unmapped=self._unmapped, engine=version)
+        self._statement.facts(tables)
+        self._statement.serves(serves_rows(self._reading.atoms.served, self._plan.needs))
+        self._statement.plan(self._plan, self._units(), windows_rows(self._plan.needs))
+        if self._engine.spelling.dialect == "sqlite":
+            self._statement.strays(tables)
+        rows = self._rows(self._statement.results(), _MOST_ROWS).cast(RESULT)
+        if any(result_of(rows, "strays")["facts"].to_pylist()):
+            raise UnavailableError("rows changed while they were read: read them again")
+        self._report(rows, tables)
+        counted = [
+            {"quantity": row["need"], "reason": row["total"], "facts": row["facts"]}
+            for row in result_of(rows, "counted").to_pylist()
+        ]
+        earliest = result_of(rows, "earliest").to_pylist()
+        return Harvest(
+            **_tables(rows),
+            counted=self._plan.of_needs(counted),
+            conflicts=frozenset(result_of(rows, "conflicts")["patient"].to_pylist()),
+            earliest={row["patient"]: row["index_us"] for row in earliest},
+            unmapped=dict(sorted(self._unmapped.items())),
+            engine=version,
+            statements=self._statement.texts,
+        )
+
+    def _tables(self, settings: Sequence[SqlSettings]) -> list[Table]:
+        names = {name: place for place, name in enumerate(sorted(one.name for one in settings))}
+        found = []
+        for one in settings:
+            for number, entry in enumerate(one.events):
+                block = _Block(settings=one, entry=entry, number=number, query=self._checked(one, entry))
+                table = self._table(block, names[one.name], len(found))
+                if table is not None:
+                    found.append(table)
+                    self._blocks.append(block)
+        return found
+
+    def _checked(self, settings: SqlSettings, entry: QueryEvents) -> exp.Query:
+        dialect = self._engine.spelling.dialect
+        query = sql_guard.parsed(entry.query, dialect)
+        if settings.allow:
+            sql_guard.check_allowed(query, dialect, settings.allow)
+        if isinstance(settings, IbisSettings):
+            sql_guard.check_calls(query)
+        if {str(node.this) for node in query.find_all(exp.Placeholder, exp.Parameter)} - {_SINCE}:
+            raise UnsafeQueryError(f"source {settings.name!r}: a query has parameters that are not :since")
+        # Each step's order is settled there; one of the query's own would only cost.
+        return query.order_by(append=False) if query.args.get("limit") is None else query
+
+    def _table(self, block: _Block, source: int, place: int) -> Table | None:
+        entry, name = block.entry, block.settings.name
+        rows = EventRows(entry, self._site, name, block=block.number)
+        atoms = {
+            number: atom
+            for number, column in enumerate(entry.columns)
+            if (atom := self._reading.atoms.of(*coded(column))) != UNWANTED
+        }
+        if not entry.code and not atoms:
+            return None
+        values = self._values(block.query)
+        asked = list(dict.fromkeys([*wanted(entry), *([entry.key] if entry.key else [])]))
+        there = self._engine.columns(block.query, values)
+        if absent := [column for column in asked if column not in there]:
+            raise MissingColumnError(
+                f"{block.where}: the query gives no column {absent[0]!r}; it gives {', '.join(there)}"
+            )
+        table = Table(
+            entry=entry,
+            rows=rows,
+            spelling=self._engine.spelling,
+            kinds=self._engine.kinds(block.query, asked, values),
+            source=source,
+            block=block.number,
+            place=place,
+            namespace=self._reading.namespaces.get(name, ""),
+            where=block.where,
+            atoms=atoms,
+        )
+        table.check()
+        self._statement.query(table.query, block.query)
+        if entry.code:
+            codes = self._codes(table)
+            return None if not codes else _with_codes(table, codes)
+        return table
+
+    def _codes(self, table: Table) -> list[Code]:
+        atoms, entry = self._reading.atoms, table.entry
+        missing = set(table.rows.missing_texts.to_pylist())
+        known = {code: atom for (system, code), atom in atoms.codes().items() if system == entry.system}
+        by_prefix = any(system == entry.system for system, _ in atoms.prefixes())
+        if entry.system and not by_prefix and len(known) <= _MOST_LISTED and self._reading.restricted:
+            return [
+                (None, code, atom)
+                for code, atom in sorted(known.items())
+                if code not in missing and (not table.counts_codes or _is_whole(code))
+            ]
+        found: list[Code] = []
+        for row in self._rows(self._statement.asking(table.distinct_codes()), _MOST_CODES).to_pylist():
+            text, code = row["system"], row["code"]
+            if code is None or (text is None and not entry.system):
+                continue
+            system = entry.system or entry.systems.get(text, SYSTEMS.get(text, text))
+            atom = atoms.of(system, code)
+            if atom != UNWANTED:
+                found.append((None if entry.system else text, code, atom))
+            elif system.startswith(_LOCAL) and not self._reading.restricted:
+                self._unmapped[system, code] += row["n"]
+        return sorted(found, key=lambda one: (one[0] or "", one[1]))
+
+    def _units(self) -> list[tuple[object, ...]]:
+        text = (
+            "SELECT DISTINCT s.quantity, f.unit FROM wardround_facts AS f "
+            "JOIN wardround_serves AS s ON f.atom = s.atom WHERE s.is_numeric = 1"
+        )
+        pairs = self._rows(self._statement.asking(text), _MOST_CODES).to_pylist()
+        rows: list[tuple[object, ...]] = []
+        for quantity, unit in sorted((int(pair["quantity"]), pair["unit"]) for pair in pairs):
+            found = self._reading.affine(self._reading.plan.quantities[quantity], unit)
+            if found is not None:
+                rows.append((quantity, unit, float(found[0]), float(found[1])))
+        return rows
+
+    def _rows(self, statement: exp.Query, most: int) -> pa.Table:
+        found: list[pa.RecordBatch] = []
+        count = 0
+        for batch in self._engine.rows(statement, self._values(statement)):
+            count += batch.num_rows
+            if count > most:
+                raise ClinicalError(f"the database gives more than {most} rows of results: narrow the study's criteria")
+            found.append(batch)
+        return _together(found)
+
+    def _values(self, statement: exp.Query) -> dict[str, object]:
+        return {_SINCE: self._engine.moment(_LONG_AGO)} if statement.find(exp.Placeholder) else {}
+
+    def _report(self, rows: pa.Table, tables: Sequence[Table]) -> None:
+        reports = {source.name: SourceReport(source.name) for source in self._reading.sources}
+        counts = Counter({(row["need"], row["total"], row["t"]): row["facts"] for row in result_of(rows, "told").to_pylist()})
+        for table, block in zip(tables, self._blocks, strict=True):
+            report, mark = reports[block.settings.name], f"events {block.number + 1}"
+            mine = {(outcome, remark): count for (place, outcome, remark), count in counts.items() if place == table.place}
+            _check_outcomes({outcome for outcome, _ in mine}, table)
+            read = sum(mine.values())
+            if read > block.settings.max_rows:
+                raise ClinicalError(f"{table.where}: more than max_rows, {block.settings.max_rows}: narrow the query")
+            report.read += read
+            for (outcome, remark), count in mine.items():
+                if outcome == Outcome.EVENT:
+                    report.events += count
+                    for bit, name in _NOTED.items():
+                        report.note(name, count if remark & bit else 0)
+                elif outcome in _REFUSED:
+                    report.refuse(_REFUSED[Outcome(outcome)], count)
+                elif outcome == Outcome.ABSENT:
+                    report.note(ABSENT, count)
+            text = block.query.sql(dialect=self._engine.spelling.dialect)
+            report.snapshot[f"{mark}: query SHA-256"] = hashlib.sha256(text.encode()).hexdigest()
+            report.snapshot[f"{mark}: rows"] = str(read)
+        for source in self._reading.sources:
+            source.report = reports[source.name]
