@@ -7,6 +7,7 @@ stricter takes effect at once. It can only say no.
 import msgspec
 
 from wardround import analysis
+from wardround.clinical import cohort_words
 from wardround.errors import PolicyError
 from wardround.ids import Digest, SiteId
 from wardround.privacy import mechanisms
@@ -110,6 +111,7 @@ def explain(plan: Plan) -> list[str]:
     return [
         f"{plan.title}: {plan.purpose} (legal basis: {plan.legal_basis}). The researcher is {plan.researcher}.",
         f"It reads {len(data.columns)} columns: {columns}; and learns {data.label.name!r} ({data.label.outcome}).",
+        *cohort_words.words(data),
         *(
             [
                 f"One patient may have several records, told apart by the column {data.patient!r}; "  # noqa: ISC004

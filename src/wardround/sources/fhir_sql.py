@@ -19,7 +19,7 @@ import json
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from wardround.sources import fhir_reference
+from wardround.sources import fhir_pick, fhir_reference
 from wardround.sources.fhir_elements import Kind
 from wardround.sources.fhir_plan import Cell, OutputColumn, Plan, Repeat, Unnest
 from wardround.sources.fhir_rows import is_about_row_index
@@ -47,12 +47,14 @@ from wardround.sources.fhir_term import (
 )
 from wardround.sources.fhir_touched import Field
 
-__all__ = ["BLANK", "CELL", "INPUT", "LIST", "ROW", "NotInSqlError", "Statement", "statement", "structure"]
+__all__ = ["BLANK", "CELL", "INPUT", "ITEM", "LIST", "ROW", "NotInSqlError", "Statement", "statement", "structure"]
 
 INPUT: Final = "resources"
 """The table that a statement reads: JSON texts in the column ``j``, and in `ROW` each one's number, passed through."""
 
 ROW: Final = "r"
+ITEM: Final = "s0"
+"""The resource itself, of which what is simple is picked (`wardround.sources.fhir_pick`)."""
 CELL: Final = "k{}_{}"
 """A column's value on one of its ways through the unions: numbers of both."""
 BLANK: Final = "b{}_{}"
@@ -72,7 +74,7 @@ class NotInSqlError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with the values for its ``$n``, in order. It gives the resources' cells and lists, and `ROW`."""
+    """SQL with the values for its ``$n``, in order. It gives the resources, their cells and lists, and `ROW`."""
 
     sql: str
     values: tuple[str | int | float | bool, ...]
@@ -120,6 +122,7 @@ class _Writer:
         self._names = 0
         self._index = "0"
         self._indexed = _indexed(plan)
+        self._raw = fhir_pick.raw_slots(plan)
 
     def statement(self) -> Statement:
         for column in self._plan.columns:
@@ -127,7 +130,7 @@ class _Writer:
                 _refuse("columns that hold structures")
         shape = self._bound(json.dumps(structure(self._plan.touched)), "VARCHAR")
         table = f"(SELECT from_json(j, {shape}) AS s0, r FROM {INPUT})"  # noqa: S608, only names made here
-        found = ", ".join([f"{text} AS {name}" for name, text in self._read(0)] + self._blanks() + ["r"])
+        found = ", ".join(["s0", *(f"{text} AS {name}" for name, text in self._read(0)), *self._blanks(), "r"])
         condition = f" WHERE {self._filter()}" if self._plan.where else ""
         sql = f"SELECT {found} FROM {table}{condition}"  # noqa: S608, the same
         if len(sql) > _LIMIT:
@@ -152,17 +155,17 @@ class _Writer:
         return text
 
     def _read(self, slot: int) -> list[tuple[str, str]]:
-        """What is read of the item in a slot: its cells, and the lists of what is unnested from it."""
+        """What is read of the item in a slot: its cells, and the lists of what is unnested from it, if not simple."""
         made = [
             (CELL.format(n, way), self._cell(cell, column))
             for n, column in enumerate(self._plan.columns)
             for way, cell in enumerate(column.cells)
-            if cell.slot == slot
+            if cell.slot == slot and (slot or column.collection or not fhir_pick.is_simple(cell.term))
         ]
         for number, stage in enumerate(self._plan.stages, 1):
             if isinstance(stage, Repeat):
                 _refuse("repeat")
-            if isinstance(stage, Unnest) and stage.source == slot:
+            if isinstance(stage, Unnest) and stage.source == slot and number not in self._raw:
                 made.append((LIST.format(number), self._listed(number, stage)))
         return made
 

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from wardround.sources import fhir_sql
+from wardround.sources import fhir_pick, fhir_sql
 from wardround.sources.fhir_plan import Branch, Cell, Guard, OutputColumn, Plan, Stage, Unnest
 from wardround.sources.fhir_rows import is_about_row_index
+from wardround.sources.fhir_term import Term
 
 __all__ = ["Unrolled", "rows"]
 
@@ -29,17 +30,28 @@ _STAGE_ROWS: Final = 4_000_000
 
 @dataclass(slots=True)
 class _Items:
-    """What was read of a slot's items, by name, and for each of its lists where it begins and how long it is."""
+    """A slot's items as they are, if they came so, and what was read of them otherwise, by name."""
 
+    raw: pa.Array | None
     values: dict[str, pa.Array]
 
-    def lists(self, name: str) -> tuple[_Places, _Places, "_Items"]:
-        """Of the lists of this name: where each begins among all their items, how long it is, and the items."""
-        found = self.values[name]
-        lengths = found.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    def cell(self, name: str, term: Term) -> pa.Array:
+        """What a term of a column gives of each item."""
+        found = self.values.get(name)
+        return fhir_pick.picked(term, self.raw) if found is None else found
+
+    def lists(self, name: str, term: Term) -> tuple[_Places, _Places, "_Items"]:
+        """Of each item's list: where it begins among the items of all of them, how long it is, and these items."""
+        read = self.values.get(name)
+        found = fhir_pick.picked(term, self.raw) if read is None else read
+        lengths = fhir_pick.lengths(found)
         inner = found.flatten()
-        names = [inner.type.field(place).name for place in range(inner.type.num_fields)]
-        return np.cumsum(lengths) - lengths, lengths, _Items(dict(zip(names, inner.flatten(), strict=True)))
+        if read is None:
+            items = _Items(inner, {})
+        else:
+            names = [inner.type.field(place).name for place in range(inner.type.num_fields)]
+            items = _Items(None, dict(zip(names, inner.flatten(), strict=True)))
+        return np.cumsum(lengths) - lengths, lengths, items
 
 
 @dataclass(slots=True)
@@ -75,7 +87,7 @@ class Unrolled:
 
     def _ways(self, number: int, way: int, cell: Cell) -> Iterator[tuple[pa.Array, _Places]]:
         places, on = self.places[cell.slot], self._on(cell.guard)
-        yield self.items[cell.slot].values[fhir_sql.CELL.format(number, way)], np.where(on, places, _BLANK)
+        yield self.items[cell.slot].cell(fhir_sql.CELL.format(number, way), cell.term), np.where(on, places, _BLANK)
         if cell.slot and is_about_row_index(cell.term):
             blank = self.items[0].values[fhir_sql.BLANK.format(number, way)]
             yield blank, np.where(on & (places < 0), self.places[0], _BLANK)
@@ -89,7 +101,7 @@ class Unrolled:
     def unroll(self, stage: Stage, most: int) -> bool:
         """Multiply the rows by a stage; False if there would be too many of them."""
         source, on = self.places[stage.source], self._on(stage.guard)
-        if isinstance(stage, Branch):
+        if not isinstance(stage, Unnest):
             lengths = np.where(on & (source >= 0), stage.count, 1)
             first = np.where(on, 0, _OFF)
         else:
@@ -107,9 +119,11 @@ class Unrolled:
         self.places.append(np.where(first[rows] >= 0, first[rows] + within, _BLANK))
         return True
 
-    def _lists(self, stage: Stage, source: _Places, on: npt.NDArray[np.bool_]) -> tuple[_Places, _Places]:
+    def _lists(self, stage: Unnest, source: _Places, on: npt.NDArray[np.bool_]) -> tuple[_Places, _Places]:
         number = len(self.places)
-        starts, lengths, self.items[number] = self.items[stage.source].lists(fhir_sql.LIST.format(number))
+        starts, lengths, self.items[number] = self.items[stage.source].lists(
+            fhir_sql.LIST.format(number), stage.term
+        )
         there = on & (source >= 0)
         where = np.where(there, source, 0)
         if not len(starts):
@@ -131,7 +145,7 @@ class Unrolled:
 def rows(plan: Plan, found: pa.Table, *, most: int) -> Unrolled | None:
     """The rows that the resources become, none for those that would become more than `most`; None: too many in all."""
     columns = {name: found[name].combine_chunks() for name in found.column_names}
-    unrolled = Unrolled(plan, {0: _Items(columns)}, [np.arange(found.num_rows)], 0)
+    unrolled = Unrolled(plan, {0: _Items(columns.pop(fhir_sql.ITEM), columns)}, [np.arange(found.num_rows)], 0)
     return unrolled if all(unrolled.unroll(stage, most) for stage in plan.stages) else None
 
 

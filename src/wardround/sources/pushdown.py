@@ -14,9 +14,10 @@ nobody has confirmed it counts the rows, where they are asked for at all.
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 from sqlglot import exp
@@ -24,10 +25,10 @@ from sqlglot import exp
 from wardround.errors import ClinicalError, ConfigError, MissingColumnError, UnavailableError, UnsafeQueryError
 from wardround.harmonization import times
 from wardround.harmonization.embedded import Reading
-from wardround.harmonization.events import PATIENT, SYSTEMS, SourceReport
-from wardround.harmonization.harvest import Harvest, joined
+from wardround.harmonization.events import SYSTEMS, SourceReport
+from wardround.harmonization.harvest import Harvest
 from wardround.harmonization.needs import UNWANTED
-from wardround.harmonization.plan import Plan, serves_rows, windows_rows
+from wardround.harmonization.plan import SERVES, Plan, serves_rows, windows_rows
 from wardround.sources import event_mapping, pushdown_engines, sql_guard
 from wardround.sources.event_columns import wanted
 from wardround.sources.event_mapping import EventMapping
@@ -43,6 +44,8 @@ __all__ = ["PushDown", "executor"]
 _MOST_LISTED: Final = 1000
 _MOST_CODES: Final = 200_000
 _MOST_ROWS: Final = 50_000_000
+_CODES: Final = pa.schema([("system", pa.string()), ("code", pa.string()), ("n", pa.int64())])
+_UNITS: Final = pa.schema([("quantity", pa.int64()), ("unit", pa.string())])
 _SINCE: Final = "since"
 _LONG_AGO: Final = datetime(1000, 1, 1, tzinfo=UTC)
 _LOCAL: Final = "local:"
@@ -135,7 +138,6 @@ class _Run:
         self._reading = reading
         self._plan = plan
         self._site = site
-        self._statement = Statement(engine.spelling)
         self._blocks: list[_Block] = []
         self._unmapped: Counter[tuple[str, str]] = Counter()
 
@@ -144,12 +146,15 @@ class _Run:
         version = self._engine.version()
         if not tables:
             return Harvest(**_tables(RESULT.empty_table()), counted={}, unmapped=self._unmapped, engine=version)
-        self._statement.facts(tables)
-        self._statement.serves(serves_rows(self._reading.atoms.served, self._plan.needs))
-        self._statement.plan(self._plan, self._units(), windows_rows(self._plan.needs))
+        statement = Statement(self._engine.spelling)
+        for table, block in zip(tables, self._blocks, strict=True):
+            statement.query(table.query, block.query)
+        statement.facts(tables)
+        statement.values("serves", SERVES, serves_rows(self._reading.atoms.served, self._plan.needs))
+        statement.plan(self._plan, self._units(statement), windows_rows(self._plan.needs))
         if self._engine.spelling.dialect == "sqlite":
-            self._statement.strays(tables)
-        rows = self._rows(self._statement.results(), _MOST_ROWS).cast(RESULT)
+            statement.strays(tables)
+        rows = self._rows(statement.results(), RESULT, _MOST_ROWS)
         if any(result_of(rows, "strays")["facts"].to_pylist()):
             raise UnavailableError("rows changed while they were read: read them again")
         self._report(rows, tables)
@@ -165,7 +170,7 @@ class _Run:
             earliest={row["patient"]: row["index_us"] for row in earliest},
             unmapped=dict(sorted(self._unmapped.items())),
             engine=version,
-            statements=self._statement.texts,
+            statements=statement.texts,
         )
 
     def _tables(self, settings: Sequence[SqlSettings]) -> list[Table]:
@@ -189,8 +194,7 @@ class _Run:
             sql_guard.check_calls(query)
         if {str(node.this) for node in query.find_all(exp.Placeholder, exp.Parameter)} - {_SINCE}:
             raise UnsafeQueryError(f"source {settings.name!r}: a query has parameters that are not :since")
-        # Each step's order is settled there; one of the query's own would only cost.
-        return query.order_by(append=False) if query.args.get("limit") is None else query
+        return query
 
     def _table(self, block: _Block, source: int, place: int) -> Table | None:
         entry, name = block.entry, block.settings.name
@@ -222,13 +226,12 @@ class _Run:
             atoms=atoms,
         )
         table.check()
-        self._statement.query(table.query, block.query)
-        if entry.code:
-            codes = self._codes(table)
-            return None if not codes else _with_codes(table, codes)
-        return table
+        if not entry.code:
+            return table
+        codes = self._codes(table, block.query)
+        return replace(table, codes=codes) if codes else None
 
-    def _codes(self, table: Table) -> list[Code]:
+    def _codes(self, table: Table, query: exp.Query) -> list[Code]:
         atoms, entry = self._reading.atoms, table.entry
         missing = set(table.rows.missing_texts.to_pylist())
         known = {code: atom for (system, code), atom in atoms.codes().items() if system == entry.system}
@@ -240,7 +243,9 @@ class _Run:
                 if code not in missing and (not table.counts_codes or _is_whole(code))
             ]
         found: list[Code] = []
-        for row in self._rows(self._statement.asking(table.distinct_codes()), _MOST_CODES).to_pylist():
+        statement = Statement(self._engine.spelling)
+        statement.query(table.query, query)
+        for row in self._rows(statement.asking(table.distinct_codes()), _CODES, _MOST_CODES).to_pylist():
             text, code = row["system"], row["code"]
             if code is None or (text is None and not entry.system):
                 continue
@@ -252,38 +257,40 @@ class _Run:
                 self._unmapped[system, code] += row["n"]
         return sorted(found, key=lambda one: (one[0] or "", one[1]))
 
-    def _units(self) -> list[tuple[object, ...]]:
+    def _units(self, statement: Statement) -> list[tuple[object, ...]]:
         text = (
             "SELECT DISTINCT s.quantity, f.unit FROM wardround_facts AS f "
             "JOIN wardround_serves AS s ON f.atom = s.atom WHERE s.is_numeric = 1"
         )
-        pairs = self._rows(self._statement.asking(text), _MOST_CODES).to_pylist()
+        pairs = self._rows(statement.asking(text), _UNITS, _MOST_CODES).to_pylist()
         rows: list[tuple[object, ...]] = []
-        for quantity, unit in sorted((int(pair["quantity"]), pair["unit"]) for pair in pairs):
+        for quantity, unit in sorted((pair["quantity"], pair["unit"]) for pair in pairs):
             found = self._reading.affine(self._reading.plan.quantities[quantity], unit)
             if found is not None:
                 rows.append((quantity, unit, float(found[0]), float(found[1])))
         return rows
 
-    def _rows(self, statement: exp.Query, most: int) -> pa.Table:
-        found: list[pa.RecordBatch] = []
+    def _rows(self, statement: exp.Query, schema: pa.Schema, most: int) -> pa.Table:
+        found = [schema.empty_table()]
         count = 0
         for batch in self._engine.rows(statement, self._values(statement)):
             count += batch.num_rows
             if count > most:
                 raise ClinicalError(f"the database gives more than {most} rows of results: narrow the study's criteria")
-            found.append(batch)
-        return _together(found)
+            found.append(pa.Table.from_batches([batch]).cast(schema))
+        return pa.concat_tables(found)
 
     def _values(self, statement: exp.Query) -> dict[str, object]:
-        return {_SINCE: self._engine.moment(_LONG_AGO)} if statement.find(exp.Placeholder) else {}
+        if not statement.find(exp.Placeholder):
+            return {}
+        return {_SINCE: self._engine.moment(_LONG_AGO.astimezone(ZoneInfo(self._site.timezone or "UTC")))}
 
     def _report(self, rows: pa.Table, tables: Sequence[Table]) -> None:
         reports = {source.name: SourceReport(source.name) for source in self._reading.sources}
-        counts = Counter({(row["need"], row["total"], row["t"]): row["facts"] for row in result_of(rows, "told").to_pylist()})
+        told = result_of(rows, "told").to_pylist()
         for table, block in zip(tables, self._blocks, strict=True):
             report, mark = reports[block.settings.name], f"events {block.number + 1}"
-            mine = {(outcome, remark): count for (place, outcome, remark), count in counts.items() if place == table.place}
+            mine = {(row["total"], row["t"]): row["facts"] for row in told if row["need"] == table.place}
             _check_outcomes({outcome for outcome, _ in mine}, table)
             read = sum(mine.values())
             if read > block.settings.max_rows:
@@ -303,3 +310,24 @@ class _Run:
             report.snapshot[f"{mark}: rows"] = str(read)
         for source in self._reading.sources:
             source.report = reports[source.name]
+
+
+def _tables(rows: pa.Table) -> dict[str, Any]:
+    return {step: result_of(rows, step) for step in ("records", "sums", "first", "last", "medians")}
+
+
+def _check_outcomes(outcomes: set[int], table: Table) -> None:
+    key = table.entry.key
+    if Outcome.NO_KEY in outcomes:
+        raise ClinicalError(f"the key {key!r} is null in some rows: choose one that every row has")
+    if Outcome.KEY_TWICE in outcomes:
+        raise ClinicalError(f"the key {key!r} occurs twice: choose one that is unique")
+    if Outcome.VAGUE_BIRTH in outcomes:
+        raise ConfigError(
+            f"{table.where}: executor 'push-down' takes whole dates for births, and some are years or months: "
+            "complete them in the query, or executor = 'embedded'"
+        )
+
+
+def _is_whole(code: str) -> bool:
+    return code.isascii() and code.isdigit() and str(int(code)) == code and len(code) <= 18

@@ -7,6 +7,7 @@ Hazard: an engine's messages quote cells and the connection string. Only the err
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
@@ -50,6 +51,9 @@ class Engine(Protocol):
 
     def version(self) -> str:
         """The engine's name and version."""
+
+    def moment(self, instant: datetime) -> object:
+        """An instant as a value that columns of times are compared with."""
 
     def columns(self, query: exp.Query, values: dict[str, object]) -> list[str]:
         """The names of the columns that a query gives."""
@@ -106,6 +110,9 @@ class _SessionEngine:
         found = self._session.fetch(_query(f"SELECT {self._version} AS v", self.spelling), {})
         return f"{self.spelling.dialect} {found.column(0)[0].as_py()}"
 
+    def moment(self, instant: datetime) -> object:
+        return self._session.moment(instant)
+
     def columns(self, query: exp.Query, values: dict[str, object]) -> list[str]:
         return list(self._session.describe(query, values))
 
@@ -139,9 +146,7 @@ class SqliteEngine(_SessionEngine):
     def kinds(self, query: exp.Query, columns: Sequence[str], values: dict[str, object]) -> Kinds:
         """The kinds of all cells, by column."""
         names = {"integer": "integer", "real": "double", "text": "text", "null": ""}
-        cells = ", ".join(
-            f"TYPEOF({self.spelling.column(name)}) AS c{place}" for place, name in enumerate(columns)
-        )
+        cells = ", ".join(f"TYPEOF({self.spelling.column(name)}) AS c{place}" for place, name in enumerate(columns))
         asked = _over(_query(f"SELECT DISTINCT {cells} FROM {_QUERY} AS q", self.spelling), query)
         found = self._session.fetch(asked.limit(_MOST_SHAPES), values)
         return {
@@ -179,7 +184,9 @@ class IbisEngine:
         try:
             import ibis
         except ImportError:
-            raise ConfigError("executor 'push-down' needs the package ibis-framework with the database's driver") from None
+            raise ConfigError(
+                "executor 'push-down' needs the package ibis-framework with the database's driver"
+            ) from None
         self._connection: Any = _reported(lambda: ibis.connect(url))
         dialect = {"pyspark": "spark", "databricks": "spark"}.get(self._connection.name, self._connection.name)
         if dialect not in SPELLINGS:
@@ -195,6 +202,10 @@ class IbisEngine:
     def version(self) -> str:
         """The engine's name and version."""
         return f"{self.spelling.dialect} {_reported(lambda: self._connection.version)}"
+
+    def moment(self, instant: datetime) -> object:
+        """The local time, without its offset."""
+        return instant.replace(tzinfo=None)
 
     def columns(self, query: exp.Query, values: dict[str, object]) -> list[str]:
         """The names of the columns that a query gives."""

@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-import pyarrow as pa
-
 from wardround.errors import ConfigError
-from wardround.harmonization.events import PATIENT, STATUSES
+from wardround.harmonization.events import PATIENT, STATUSES, SYSTEMS
 from wardround.sources.event_cells import COMPARATORS
 from wardround.sources.event_columns import WideColumn
 from wardround.sources.event_rows import EventRows, coded
@@ -404,8 +402,6 @@ class Table:
         raise ConfigError(f"{self.where}: executor 'push-down' {what}")
 
     def _system(self, text: str) -> str:
-        from wardround.harmonization.events import SYSTEMS
-
         return self.entry.systems.get(text, SYSTEMS.get(text, text))
 
     def _listed(self, words: Mapping[str, object]) -> str:
@@ -413,7 +409,9 @@ class Table:
 
     def _too_long(self, *texts: str) -> str:
         return " OR ".join(
-            f"COALESCE({self.spelling.length.format(x=f'({text})')}, 0) > {_LONGEST}" for text in texts if text != "NULL"
+            f"COALESCE({self.spelling.length.format(x=f'({text})')}, 0) > {_LONGEST}"
+            for text in texts
+            if text != "NULL"
         )
 
 

@@ -158,8 +158,7 @@ _POSTGRES: Final = Spelling(
         "date": "CASE WHEN ISFINITE({x}) THEN CAST({x} - DATE '1970-01-01' AS BIGINT) * {day} END",
     },
     days={
-        "timestamp": "CASE WHEN ISFINITE({x}) "
-        "THEN CAST(CAST({x} AS DATE) - DATE '1970-01-01' AS BIGINT) * {day} END",
+        "timestamp": "CASE WHEN ISFINITE({x}) THEN CAST(CAST({x} AS DATE) - DATE '1970-01-01' AS BIGINT) * {day} END",
         "date": "CASE WHEN ISFINITE({x}) THEN CAST({x} - DATE '1970-01-01' AS BIGINT) * {day} END",
     },
     numbers=frozenset({"integer", "double", "numeric"}),

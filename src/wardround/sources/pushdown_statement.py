@@ -11,16 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlglot
 from sqlglot import exp
 
 from wardround.errors import UnsafeQueryError
 from wardround.harmonization.harvest import MEDIANS, PICKED, RECORDS, SUMS
-from wardround.harmonization.plan import SERVES, UNITS, WINDOWS, Plan, facts_schema
+from wardround.harmonization.plan import UNITS, WINDOWS, Plan, facts_schema
 from wardround.sources.pushdown_facts import Outcome, Table
 from wardround.sources.pushdown_spelling import Spelling
 
-__all__ = ["PREFIX", "RESULT", "STEPS", "Statement", "inlined", "result_of"]
+__all__ = ["PREFIX", "RESULT", "STEPS", "Statement", "result_of"]
 
 PREFIX: Final = "wardround_"
 STEPS: Final = ("records", "sums", "first", "last", "medians", "counted", "earliest", "conflicts", "told", "strays")
@@ -108,10 +109,6 @@ class Statement:
         columns = ", ".join([*(f"e.{name}" for name in fact), f"{self._spelling.cell(None, 'string')} AS array"])
         self.step("facts", f"SELECT {columns} FROM wardround_events AS e WHERE e.outcome = {int(Outcome.EVENT)}")
 
-    def serves(self, rows: Iterable[tuple[object, ...]]) -> None:
-        """The plan's table ``serves``."""
-        self.values("serves", SERVES, rows)
-
     def plan(self, plan: Plan, units: Iterable[tuple[object, ...]], windows: Iterable[tuple[object, ...]]) -> None:
         """The plan's own steps; ``facts`` and ``serves`` are steps already."""
         self.values("units", {**UNITS, "unit": "string"}, units)
@@ -138,7 +135,9 @@ class Statement:
 
     def strays(self, tables: Sequence[Table]) -> None:
         """How many rows of each table hold what they did not hold before; for engines whose columns hold anything."""
-        counts = " UNION ALL ".join(f"SELECT {one.place} AS need, s.n AS facts FROM ({one.strays()}) AS s" for one in tables)
+        counts = " UNION ALL ".join(
+            f"SELECT {one.place} AS need, s.n AS facts FROM ({one.strays()}) AS s" for one in tables
+        )
         self.step("strays", counts)
 
     def asking(self, text: str) -> exp.Query:
@@ -162,7 +161,11 @@ class Statement:
         cells = []
         for column in RESULT:
             kind = _KINDS[column.type]
-            cell = f"p.{self._quoted(_CELLS.get(step, {}).get(column.name, column.name))}" if column.name in names else "NULL"
+            cell = (
+                f"p.{self._quoted(_CELLS.get(step, {}).get(column.name, column.name))}"
+                if column.name in names
+                else "NULL"
+            )
             cell = str(number) if column.name == "step" else cell
             cells.append(f"CAST({cell} AS {self._spelling.type(kind)}) AS {self._quoted(column.name)}")
         return f"SELECT {', '.join(cells)} FROM {PREFIX}{step} AS p"
@@ -193,7 +196,7 @@ class Statement:
 
 def result_of(rows: pa.Table, step: str) -> pa.Table:
     """One part of the result, with its own columns; without a row where the plan has no such part."""
-    mine = rows.filter(pa.compute.equal(rows["step"], STEPS.index(step)))
+    mine = rows.filter(pc.equal(rows["step"], STEPS.index(step)))
     if step not in _TABLES:
         return mine
     schema = _TABLES[step]

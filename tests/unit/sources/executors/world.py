@@ -1,0 +1,249 @@
+"""A hospital in three tables, as spiteful as a mapping allows, and a contract that asks for every kind of column."""
+
+import math
+import sqlite3
+from contextlib import closing
+from functools import lru_cache
+
+from hypothesis import strategies as st
+
+from wardround.clinical.contract import Column, DataContract, Label
+from wardround.clinical.derivation import Cohort, Criterion, Derivation, Window
+from wardround.harmonization.embedded import Reading
+from wardround.harmonization.needs import Atoms, needs
+from wardround.harmonization.plan import Plan
+from wardround.sources import event_mapping
+from wardround.sources.site import Site
+
+DAY = 86_400_000_000
+CONVERSIONS = {"mg/dL": (1.0, 0.0), "g/L": (100.0, 0.0), "Cel": (1.8, 32.0), "[degF]": (1.0, 0.0), "odd": (0.1, 1 / 3)}
+TRANSLATIONS = {("local:lab", "CHOL"): ("loinc", "2093-3"), ("local:lab", "7"): ("loinc", "8310-5")}
+EVER = (None, None)
+
+
+def column(name, concepts, aggregate, *, window=(-365, 0), low=1.0, high=500.0, unit="mg/dL", **rest):
+    derive = Derivation(
+        concepts=concepts, aggregate=aggregate, window=Window(from_days=window[0], to_days=window[1]), **rest
+    )
+    return Column(name=name, unit=unit, minimum=low, maximum=high, derive=derive, missing="mean")
+
+
+CHOLESTEROL = ("loinc|2093-3", "local:lab|HDL")
+CONTRACT = DataContract(
+    columns=(
+        column("last", CHOLESTEROL, "last"),
+        column("first", CHOLESTEROL, "first", window=EVER),
+        column("mean", CHOLESTEROL, "mean"),
+        column("sum", ("local:lab|HDL",), "sum", window=(-3, 2)),
+        column("least", CHOLESTEROL, "min"),
+        column("middle", CHOLESTEROL, "median", window=(None, 5)),
+        column("slope", CHOLESTEROL, "slope", window=EVER),
+        column("number", CHOLESTEROL, "count", high=1000.0),
+        column("since", CHOLESTEROL, "time_since_last", high=1000.0),
+        column("later", CHOLESTEROL, "value_at", window=EVER, at_days=3.0),
+        column("fever", ("loinc|8310-5",), "max", low=90.0, high=110.0, unit="[degF]"),
+        column("age", ("patient|birth-date",), "age", window=EVER, low=0.0, high=130.0, unit="a"),
+        Column(
+            name="sex",
+            kind="category",
+            categories=("male", "female"),
+            missing="category",
+            derive=Derivation(concepts=("patient|sex",), window=Window(from_days=None, to_days=None)),
+        ),
+        Column(
+            name="smoker",
+            kind="category",
+            categories=("yes", "no"),
+            missing="category",
+            derive=Derivation(concepts=("local:lab|SMOKE",), window=Window(from_days=None, to_days=None)),
+        ),
+    ),
+    label=Label(
+        name="event",
+        derive=Derivation(concepts=("icd10cm|I2*",), window=Window(from_days=0, to_days=9), aggregate="exists"),
+    ),
+    cohort=Cohort(
+        index=("icd10cm|I25.*",),
+        criteria=(
+            Criterion(
+                name="measured", minimum=0.0, derive=Derivation(concepts=("loinc|2093-3",), aggregate="count")
+            ),
+        ),
+    ),
+    scaling="none",
+    holdout=0.0,
+    min_records=1,
+)
+NEEDS = needs(CONTRACT)
+LAB = {
+    "query": "SELECT * FROM lab -- every result",
+    "key": "k",
+    "patient": "mrn",
+    "time": "at_us",
+    "known": "known_us",
+    "epoch": "us",
+    "code": "item",
+    "system": "local:lab",
+    "number": "num",
+    "value": "val",
+    "values": {"Y": "yes", "N": "no", "it's": "no"},
+    "unit": "uom",
+    "status": "st",
+    "statuses": {"F": "final", "C": "corrected", "X": "entered-in-error"},
+    "comparator": "cmp",
+    "order_key": "ok",
+    "missing": ["-1", "n/a"],
+}
+DIAGNOSES = {
+    "query": "SELECT k, pid, at_s, sys, code FROM diag",
+    "key": "k",
+    "patient": "pid",
+    "time": "at_s",
+    "epoch": "s",
+    "code": "code",
+    "system_column": "sys",
+    "systems": {"10": "icd10cm", "L": "loinc"},
+}
+PEOPLE = {
+    "query": "SELECT * FROM people",
+    "key": "pid",
+    "patient": "pid",
+    "columns": [
+        {"from": "born", "code": "patient|birth-date"},
+        {"from": "sex", "code": "patient|sex", "values": {"m": "male", "f": "female"}},
+        {"from": "hdl", "code": "local:lab|HDL", "unit": "mg/dL"},
+        {"from": "dead_us", "code": "patient|death"},
+    ],
+    "epoch": "us",
+}
+NAMES = {
+    "lab": ("k", "mrn", "at_us", "known_us", "item", "num", "val", "uom", "st", "cmp", "ok"),
+    "diag": ("k", "pid", "at_s", "sys", "code"),
+    "people": ("pid", "born", "sex", "hdl", "dead_us"),
+}
+SOURCES = [{"name": "labs", "events": [LAB]}, {"name": "adt", "events": [DIAGNOSES, PEOPLE]}]
+
+PATIENTS = st.sampled_from(["1", "2", "2", "3", " 3", "3\u00a0", "\t2 ", "4", "1" * 201, "", "\u00a0", None])
+DAYS = st.one_of(st.none(), st.integers(-6, 12))
+NUMBERS = st.one_of(
+    st.none(),
+    st.sampled_from([36.6, 97.88, 98, 0.0, 2, 2.001, 200.0, 200.3, 499.0, -1.0, 5e9, math.inf, 2**60 + 1, 0.1]),
+    st.floats(0.5, 600, allow_nan=False),
+)
+
+
+@st.composite
+def tables(draw):
+    """Rows of each table, as Python's values."""
+    lab = [
+        (
+            key,
+            draw(PATIENTS),
+            micros(draw(DAYS), key),
+            micros(draw(DAYS), 0),
+            draw(st.sampled_from(["CHOL", " CHOL", "chol", "HDL", "HDL", "SMOKE", "7", "zzz", "n/a", "", None])),
+            draw(NUMBERS),
+            draw(st.sampled_from([None, None, "Y", "N ", "it's", "maybe", "-1", "x" * 201])),
+            draw(st.sampled_from([None, "mg/dL", "mg/dL ", "g/L", "Cel", "[degF]", "odd", "furlong", "MG/DL", "n/a"])),
+            draw(st.sampled_from([None, None, "F", "C", "X", "final", "?", ""])),
+            draw(st.sampled_from([None, None, None, "<", "=", "≤", "~"])),
+            draw(st.sampled_from([None, None, "k1", "K1", "k1 ", "k2"])),
+        )
+        for key in draw(st.lists(st.integers(-5, 60), max_size=24, unique=True))
+    ]
+    diagnoses = [
+        (
+            f"{key:03}" if key % 2 else f"d{key}",
+            draw(st.sampled_from([1, 2, 3, 4, None])),
+            seconds(draw(DAYS)),
+            draw(st.sampled_from(["10", "10", "10", "L", "snomed", "http://loinc.org", None])),
+            draw(st.sampled_from(["I25.1", "I25.1", "I21.9", "i25.1", "I2", "J45", "2093-3", None])),
+        )
+        for key in range(draw(st.integers(0, 14)))
+    ]
+    people = [
+        (
+            person,
+            draw(st.sampled_from(["1950-02-28", "1911-12-01", "2020-02-29", None])),
+            draw(st.sampled_from(["m", "f", "f", "?", None])),
+            draw(NUMBERS),
+            micros(draw(DAYS), 3),
+        )
+        for person in range(1, draw(st.integers(1, 6)))
+    ]
+    return {"lab": lab, "diag": diagnoses, "people": people}
+
+
+def micros(days, more):
+    return None if days is None else days * DAY // 2 + more
+
+
+def seconds(days):
+    return None if days is None else days * 43_200
+
+
+def sqlite_of(rows, path):
+    """The tables in a SQLite file, some of whose columns compare texts in a way of their own."""
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for table, names in NAMES.items():
+            columns = ", ".join(f"{name} COLLATE NOCASE" if name in {"item", "ok", "uom"} else name for name in names)
+            connection.execute(f"CREATE TABLE {table} ({columns})")
+            places = ", ".join("?" * len(names))
+            connection.executemany(f"INSERT INTO {table} VALUES ({places})", rows[table])
+
+
+def mapping_of(place, **rest):
+    """The mapping, of the database that `place` names; `place` is the settings that say so."""
+    return {"kind": "events", "sources": [place | source for source in SOURCES], **rest}
+
+
+def sources_of(mapping, folder, environ=None):
+    site = Site(folder, None, environ or {})
+    return event_mapping.sources(event_mapping_of(mapping), site), site
+
+
+def event_mapping_of(mapping):
+    import msgspec
+
+    return msgspec.convert(mapping, event_mapping.EventMapping)
+
+
+@lru_cache
+def plan_of(pick, now_us):
+    # Compiling takes longer than running: once for all examples.
+    return Plan(NEEDS, pick, now_us)
+
+
+def affine(_need, unit):
+    return CONVERSIONS.get(unit)
+
+
+def reading_of(sources, pick="first", now_us=None, **rest):
+    return Reading(
+        sources=sources,
+        atoms=Atoms(NEEDS, TRANSLATIONS),
+        plan=plan_of(pick, now_us),
+        affine=affine,
+        threads=1,
+        **rest,
+    )
+
+
+def told_by(harvest):
+    """A harvest as values that compare."""
+    tables = {
+        name: sorted(map(repr, getattr(harvest, name).to_pylist()))
+        for name in ("records", "sums", "first", "last", "medians")
+    }
+    others = {name: getattr(harvest, name) for name in ("counted", "conflicts", "earliest")}
+    return tables | others
+
+
+def reports_of(sources):
+    return {one.name: (one.report.events, clear(one.report.refused), clear(one.report.noted)) for one in sources}
+
+
+def clear(counts):
+    # Rows whose code nobody wants are not looked at where the database does the work.
+    return {reason: count for reason, count in counts.items() if reason not in {"no code", "no code system"}}
