@@ -56,7 +56,11 @@ def picked(term: Term, items: pa.Array) -> pa.Array:
             return pa.repeat(pa.scalar(float(value) if isinstance(value, Decimal) else value, kind), len(items))
         case Exists(source):
             found = picked(source, items)
-            return pc.fill_null(pc.greater(pc.list_value_length(found), 0), False) if source.shape.many else found.is_valid()
+            return (
+                pc.fill_null(pc.greater(pc.list_value_length(found), 0), False)
+                if source.shape.many
+                else found.is_valid()
+            )
         case Step(source, (key,)):
             return pc.struct_field(picked(source, items), key)
         case First(source):
@@ -75,7 +79,13 @@ def lengths(lists: pa.Array) -> npt.NDArray[np.int64]:
 
 
 def _is_simple_list(term: Term) -> bool:
-    return isinstance(term, Step) and term.repeats and not term.gaps and not term.source.shape.many and is_simple(term.source)
+    return (
+        isinstance(term, Step)
+        and term.repeats
+        and not term.gaps
+        and not term.source.shape.many
+        and is_simple(term.source)
+    )
 
 
 def _is_all_simple(plan: Plan, slot: int) -> bool:

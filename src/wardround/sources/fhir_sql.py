@@ -1,9 +1,9 @@
 """A plan as one SELECT for DuckDB: what `wardround.sources.fhir_rows` would read, of thousands of resources at once.
 
 JSON becomes a typed STRUCT of just the touched fields; a term with ``many`` is a LIST that is never NULL and holds
-none, any other a value or NULL. Each resource gives one row: its cells, and for each forEach a LIST of STRUCTs of the
-items' cells and lists. `wardround.sources.fhir_unroll` makes the view's rows of it, which is cheaper than to have
-DuckDB copy every column at each unnest.
+none, any other a value or NULL. Each resource gives one row: itself, what is not simply picked out of it, and for each
+forEach a LIST of STRUCTs of the items' cells and lists, unless all of it is simple. `wardround.sources.fhir_unroll`
+makes the view's rows, which is cheaper than to have DuckDB copy every column at each unnest.
 
 Nothing from a view or a record is pasted into the statement: literals and separators are bound, names are
 those of R4's table or made here. What has no exact counterpart raises `NotInSqlError`, and the whole view

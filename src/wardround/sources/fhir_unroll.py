@@ -121,15 +121,13 @@ class Unrolled:
 
     def _lists(self, stage: Unnest, source: _Places, on: npt.NDArray[np.bool_]) -> tuple[_Places, _Places]:
         number = len(self.places)
-        starts, lengths, self.items[number] = self.items[stage.source].lists(
-            fhir_sql.LIST.format(number), stage.term
-        )
+        starts, lengths, self.items[number] = self.items[stage.source].lists(fhir_sql.LIST.format(number), stage.term)
         there = on & (source >= 0)
         where = np.where(there, source, 0)
         if not len(starts):
             return np.full(len(self), _BLANK), np.ones(len(self), np.int64)
         length = np.where(there, lengths[where], 1)
-        if isinstance(stage, Unnest) and stage.or_null:
+        if stage.or_null:
             there &= length > 0
             length = np.maximum(length, 1)
         return np.where(there, starts[where], _BLANK), length

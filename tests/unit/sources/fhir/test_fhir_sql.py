@@ -41,7 +41,7 @@ def test_nothing_of_a_view_is_pasted_into_sql():
     )
     statement = fhir_sql.statement(fhir_plan.compile_view(view))
     assert "DROP" not in statement.sql
-    assert statement.values.count(nasty) == 4
+    assert statement.values.count(nasty) == 3  # The constant itself is none of SQL's business.
     resource = {"resourceType": "Patient", "name": [{"family": nasty, "given": ["a", "b"]}]}
     assert views.run(view, [resource], "duckdb") == [{"a": f"a{nasty}b", "b": None, "c": nasty}]
 
