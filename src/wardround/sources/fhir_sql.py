@@ -125,9 +125,8 @@ class _Writer:
         self._raw = fhir_pick.raw_slots(plan)
 
     def statement(self) -> Statement:
-        for column in self._plan.columns:
-            if column.kind is Kind.COMPLEX:
-                _refuse("columns that hold structures")
+        if any(column.kind is Kind.COMPLEX for column in self._plan.columns):
+            _refuse("columns that hold structures")
         shape = self._bound(json.dumps(structure(self._plan.touched)), "VARCHAR")
         table = f"(SELECT from_json(j, {shape}) AS s0, r FROM {INPUT})"  # noqa: S608, only names made here
         found = ", ".join(["s0", *(f"{text} AS {name}" for name, text in self._read(0)), *self._blanks(), "r"])

@@ -101,11 +101,12 @@ class Unrolled:
     def unroll(self, stage: Stage, most: int) -> bool:
         """Multiply the rows by a stage; False if there would be too many of them."""
         source, on = self.places[stage.source], self._on(stage.guard)
-        if not isinstance(stage, Unnest):
-            lengths = np.where(on & (source >= 0), stage.count, 1)
-            first = np.where(on, 0, _OFF)
-        else:
+        if isinstance(stage, Unnest):
             first, lengths = self._lists(stage, source, on)
+        else:
+            branches = stage.count if isinstance(stage, Branch) else 1  # A repeat never comes here: SQL has none.
+            lengths = np.where(on & (source >= 0), branches, 1)
+            first = np.where(on, 0, _OFF)
         if lengths.sum() > most:
             self._drop_exploding(lengths, most)
         if lengths.sum() > _STAGE_ROWS:
