@@ -39,14 +39,15 @@ OURS = """
 import json, resource, sys, time
 from pathlib import Path
 from wardround.harmonization.events import Scope, SourceReport
-from wardround.sources import fhir_memory, fhir_plan, fhir_run
+from wardround.harmonization import memory_database
+from wardround.sources import fhir_plan, fhir_run
 from wardround.sources.fhir_lines import Limits
 from wardround.sources.fhir_reader import FhirReading, ResourceReader
 from wardround.sources.site import Site
 what, view = sys.argv[1], json.loads(sys.argv[2])
 stream = sys.stdin.buffer
 if what == "view":
-    database = fhir_memory.open_memory_database(threads=2)
+    database = memory_database.open_memory_database(threads=2)
     report, tables = fhir_run.tables(fhir_plan.compile_view(view), stream, database, limits=Limits(total_bytes=2**42))
 else:
     codes = {"loinc": frozenset({"4548-4", "8480-6", "2093-3"})} if what == "scope" else None

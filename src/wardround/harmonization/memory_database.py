@@ -42,7 +42,7 @@ def duckdb() -> Any:  # noqa: ANN401, a module that is not a dependency of the c
     try:
         return importlib.import_module("duckdb")
     except ImportError:
-        raise ConfigError("reading events needs DuckDB: install wardround[node]") from None
+        raise ConfigError("reading events needs DuckDB: pip install 'wardround[node]'") from None
 
 
 def open_memory_database(*, memory_limit_bytes: int = MEMORY_LIMIT_BYTES, threads: int = 1) -> Any:  # noqa: ANN401, as above

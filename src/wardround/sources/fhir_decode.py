@@ -89,6 +89,7 @@ class LineDecoder:
         report: Where lines are counted.
         irregular: Who sets irregular resources right; None: what does not fit is left out.
         bundles: Whether the entries of a Bundle are read as if each had its own line.
+        whole: Types of which nothing is left out or set right: their JSON is kept as it came.
     """
 
     def __init__(
@@ -98,11 +99,13 @@ class LineDecoder:
         *,
         irregular: Irregular | None = None,
         bundles: bool = False,
+        whole: frozenset[str] = frozenset(),
     ) -> None:
         self._touched = touched
         self._report = report
         self._irregular = irregular
         self._bundles = bundles
+        self._whole = whole
         self._row = 0
         self._loose: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=Decimal)
         self._heads: msgspec.json.Decoder[_Head] = msgspec.json.Decoder(_Head)
@@ -189,6 +192,10 @@ class LineDecoder:
             resource = self._loose.decode(line)
         except _DAMAGED:
             self._report.note_malformed(number)
+            return
+        if name in self._whole:
+            found[name].texts.append(line)
+            found[name].rows.append(row)
             return
         if self._irregular is not None:
             resource = self._irregular.mended(resource)

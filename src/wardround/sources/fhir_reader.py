@@ -27,8 +27,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wardround.errors import ConfigError
+from wardround.harmonization import memory_database
 from wardround.harmonization.events import EVENT, PATIENT, Scope, SourceReport
-from wardround.sources import fhir_event_views, fhir_lines, fhir_memory, fhir_plan, fhir_run, fhir_touched, fhir_view
+from wardround.harmonization.events import batch as event_batch
+from wardround.sources import fhir_consent, fhir_event_views, fhir_lines, fhir_plan, fhir_run, fhir_touched, fhir_view
 from wardround.sources.fhir_decode import LineDecoder, Part, Prefilter
 from wardround.sources.fhir_elements import Kind
 from wardround.sources.fhir_event_columns import EventShaper
@@ -48,6 +50,7 @@ _SLICE: Final = 2048
 _LARGEST_VIEW: Final = 4 * 1024 * 1024
 _LIMITS: Final = Limits(line_bytes=64 * 1024 * 1024, total_bytes=2**42, rows=4096)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._:/-]+\*?", re.ASCII)
+_CONSENT: Final = "Consent"
 _SEEN: Final = ("Patient", "Encounter", "Bundle")
 _MERGED: Final = {"replaced-by": ("id", "other"), "replaces": ("other", "id"), "identifier": ("id", "other")}
 
@@ -86,7 +89,7 @@ class ResourceReader:
     def __init__(
         self, settings: FhirReading, site: Site, report: SourceReport, *, limits: Limits | None = None
     ) -> None:
-        fhir_memory.duckdb()
+        memory_database.duckdb()
         self._report = report
         self._limits = limits or _LIMITS
         self._lines = Report()
@@ -107,10 +110,14 @@ class ResourceReader:
         if self._prefix:
             wanted = {"constant": [{"name": "wanted", "valueUri": settings.patient}]}
             self._views.append((_plan({**fhir_event_views.IDENTIFIERS, **wanted}, touched), None))
+        touched.setdefault(_CONSENT, fhir_touched.root())
+        self._zone = site.timezone
         self._own_types = tuple(view["resource"] for view in own)
         self.resource_types = tuple(touched)
         irregular = IrregularResources(report)
-        self._decoder = LineDecoder(touched, self._lines, irregular=irregular, bundles=True)
+        self._decoder = LineDecoder(
+            touched, self._lines, irregular=irregular, bundles=True, whole=frozenset({_CONSENT})
+        )
         self._runners: list[tuple[ViewRunner, EventShaper | None]] = []
 
     def batches(self, streams: Iterable[IO[bytes]], scope: Scope) -> Iterator[pa.RecordBatch]:
@@ -123,7 +130,11 @@ class ResourceReader:
             self._open()
         held: list[pa.RecordBatch] = []
         try:
-            for name, part in fhir_run.ahead(self._parts(streams, _prefilter(scope, (*_SEEN, *self._own_types)))):
+            for name, part in fhir_run.ahead(
+                self._parts(streams, _prefilter(scope, (*_SEEN, _CONSENT, *self._own_types)))
+            ):
+                if name == _CONSENT and (told := self._consents(part)):
+                    held.append(told)
                 for runner, shaper in self._runners:
                     if runner.resource != name:
                         continue
@@ -153,8 +164,31 @@ class ResourceReader:
                 elif former != present:
                     yield self._prefix + former, self._prefix + present
 
+    def _consents(self, part: Part) -> pa.RecordBatch | None:
+        rows: list[tuple[int, str | None, fhir_consent.ConsentRow]] = []
+        for text, row in zip(part.texts, part.rows, strict=True):
+            resource = msgspec.json.decode(text)
+            if offence := fhir_consent.consent_offence(resource):
+                self._report.refuse(offence)
+            name = resource.get("id")
+            key = f"{_CONSENT}/{name}" if isinstance(name, str) and name else None
+            rows += [(row, key, one) for one in fhir_consent.consent_rows(resource, zone=self._zone)]
+        if not rows:
+            return None
+        self._report.events += len(rows)
+        columns = {
+            "patient": [self._prefix + one.patient for _, _, one in rows],
+            "time_us": [one.time_us for _, _, one in rows],
+            "system": [PATIENT] * len(rows),
+            "code": [one.code for _, _, one in rows],
+            "value": [one.value for _, _, one in rows],
+            "order_key": [key for _, key, _ in rows],
+            "row": [row for row, _, _ in rows],
+        }
+        return event_batch(columns, source=self._report.source)
+
     def _open(self) -> None:
-        database = fhir_memory.open_memory_database(threads=2)
+        database = memory_database.open_memory_database(threads=2)
         for plan, shaper in self._views:
             self._runners.append((ViewRunner(plan, database, report=self._lines, limits=self._limits), shaper))
 

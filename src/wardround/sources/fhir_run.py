@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from wardround.errors import ClinicalError
-from wardround.sources import fhir_lines, fhir_memory, fhir_sql, fhir_unroll
+from wardround.harmonization import memory_database
+from wardround.sources import fhir_lines, fhir_sql, fhir_unroll
 from wardround.sources.fhir_decode import LineDecoder, Part
 from wardround.sources.fhir_elements import Kind
 from wardround.sources.fhir_lines import Batch, Limits, Report
@@ -59,7 +60,7 @@ class ViewRunner:
 
     Args:
         plan: The view.
-        database: A connection of `fhir_memory.open_memory_database`; None runs in Python.
+        database: A connection of `memory_database.open_memory_database`; None runs in Python.
         report: Where it is counted what became of the resources.
         limits: Of these, the rows that one resource may become.
     """
@@ -114,7 +115,7 @@ class ViewRunner:
             return
         try:
             found = self._in_sql(self._statement, part)
-        except (fhir_memory.duckdb().Error, pa.ArrowException, UnicodeDecodeError):
+        except (memory_database.duckdb().Error, pa.ArrowException, UnicodeDecodeError):
             self.report.batches_in_python += 1
             found = self._in_python(decoder, part)
         if found is not None:

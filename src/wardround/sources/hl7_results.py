@@ -111,7 +111,7 @@ def results(source: Source, scope: Scope, report: SourceReport) -> Results | Non
     )
     nameless = np.array([code.primary is None for code in codes], np.bool_)
     report.refuse("result without a code that can be read", int(nameless[which].sum()))
-    chosen = wanted.any(axis=1)[which]
+    chosen = (wanted[:, 0] | wanted[:, 1])[which]
     if not chosen.any():
         return None
     rows = _Rows(obx.where(chosen), patients.filter(pa.array(chosen)), senders.filter(pa.array(chosen)), which[chosen])

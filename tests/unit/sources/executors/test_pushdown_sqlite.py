@@ -1,6 +1,5 @@
 """The plan inside SQLite gives the harvest that DuckDB gives of the same rows, or says what it cannot follow."""
 
-from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

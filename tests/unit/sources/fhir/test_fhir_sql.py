@@ -48,7 +48,7 @@ def test_nothing_of_a_view_is_pasted_into_sql():
 
 def test_the_database_has_the_last_word_only_when_it_succeeds(monkeypatch):
     plan = fhir_plan.compile_view(views.columns("id"))
-    runner = fhir_run.ViewRunner(plan, views.fhir_memory.open_memory_database())
+    runner = fhir_run.ViewRunner(plan, views.memory_database.open_memory_database())
     monkeypatch.setattr(runner, "_statement", type(runner._statement)("SELECT error(j) FROM resources", ()))
     decoder = fhir_decode.LineDecoder({"Patient": plan.touched}, runner.report)
     batch = fhir_run.Batch([json.dumps(views.ANNA).encode()], [1])

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from wardround.sources import fhir_memory, fhir_plan, fhir_run
+from wardround.harmonization import memory_database
+from wardround.sources import fhir_plan, fhir_run
 
 HAS_DUCKDB = importlib.util.find_spec("duckdb") is not None
 needs_duckdb = pytest.mark.skipif(not HAS_DUCKDB, reason="duckdb is not installed")
@@ -46,7 +47,7 @@ def lines(resources):
 
 
 def tables(plan, text, backend, **limits):
-    database = fhir_memory.open_memory_database() if backend == "duckdb" else None
+    database = memory_database.open_memory_database() if backend == "duckdb" else None
     report, parts = fhir_run.tables(plan, io.BytesIO(text), database, **limits)
     return report, list(parts)
 
@@ -59,7 +60,7 @@ def run(view, resources, backend, **options):
 
 
 def runs_in_sql(view, **options):
-    runner = fhir_run.ViewRunner(fhir_plan.compile_view(view, **options), fhir_memory.open_memory_database())
+    runner = fhir_run.ViewRunner(fhir_plan.compile_view(view, **options), memory_database.open_memory_database())
     return not runner.reason
 
 

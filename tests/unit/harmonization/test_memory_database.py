@@ -8,18 +8,18 @@ import pytest
 from tests.unit.sources.fhir import views
 
 from wardround.errors import ConfigError
-from wardround.sources import fhir_memory
+from wardround.harmonization import memory_database
 
 pytestmark = views.needs_duckdb
 
 
 @pytest.fixture
 def database():
-    return fhir_memory.open_memory_database()
+    return memory_database.open_memory_database()
 
 
 def refused(database, sql):
-    with pytest.raises(fhir_memory.duckdb().Error) as caught:
+    with pytest.raises(memory_database.duckdb().Error) as caught:
         database.execute(sql).fetchall()
     return str(caught.value)
 
@@ -54,7 +54,7 @@ def test_no_file_is_written(database, tmp_path, monkeypatch):
 
 def test_too_much_fails_instead_of_spilling(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    database = fhir_memory.open_memory_database(memory_limit_bytes=48 * 1024 * 1024)
+    database = memory_database.open_memory_database(memory_limit_bytes=48 * 1024 * 1024)
     refused(database, "SELECT sum(hash(r)) FROM (SELECT hash(a) AS r FROM range(20000000) t(a) ORDER BY r)")
     assert list(tmp_path.iterdir()) == []
     assert database.execute("SELECT current_setting('temp_directory')").fetchall() == [("",)]
@@ -87,13 +87,13 @@ def test_python_variables_are_not_tables(database):
 
 def test_two_databases_are_two(database):
     database.execute("CREATE TABLE t AS SELECT 1")
-    assert "does not exist" in refused(fhir_memory.open_memory_database(), "SELECT * FROM t")
+    assert "does not exist" in refused(memory_database.open_memory_database(), "SELECT * FROM t")
 
 
 def test_a_missing_duckdb_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(ConfigError, match="pip install duckdb"):
-        fhir_memory.open_memory_database()
+    with pytest.raises(ConfigError, match="pip install"):
+        memory_database.open_memory_database()
 
 
 def test_nothing_of_it_is_in_the_working_folder():
