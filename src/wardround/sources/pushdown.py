@@ -56,6 +56,7 @@ _REFUSED: Final = {
     Outcome.UNLISTED: UNLISTED,
     Outcome.TOO_LONG: "text too long",
 }
+_REMARKED: Final = {Outcome.EVENT, Outcome.UNLISTED, Outcome.ABSENT, Outcome.TOO_LONG}
 _NOTED: Final = {
     Remark.UNREADABLE: UNREADABLE,
     Remark.UNLISTED: UNLISTED,
@@ -297,10 +298,11 @@ class _Run:
                 raise ClinicalError(f"{table.where}: more than max_rows, {block.settings.max_rows}: narrow the query")
             report.read += read
             for (outcome, remark), count in mine.items():
-                if outcome == Outcome.EVENT:
-                    report.events += count
+                if outcome in _REMARKED:
                     for bit, name in _NOTED.items():
                         report.note(name, count if remark & bit else 0)
+                if outcome == Outcome.EVENT:
+                    report.events += count
                 elif outcome in _REFUSED:
                     report.refuse(_REFUSED[Outcome(outcome)], count)
                 elif outcome == Outcome.ABSENT:

@@ -230,7 +230,7 @@ class Table:
             cases.append((f"NOT ({given} OR {has_value} OR {strange})", Outcome.ABSENT))
         unit = spell.literal(entry.unit_fixed) if entry.unit_fixed else "r.unit"
         cases.append((self._too_long("r.patient", value, unit, "r.order_key"), Outcome.TOO_LONG))
-        remarks = {strange: Remark.UNREADABLE, odd: Remark.COMPARATOR, f"({unlisted} AND {given})": Remark.UNLISTED}
+        remarks = {f"({strange} AND NOT {unlisted})": Remark.UNREADABLE, odd: Remark.COMPARATOR, f"({unlisted} AND {given})": Remark.UNLISTED}
         return self._event(
             {"atom": "r.atom", "told": "r.told", "number": number, "value": value, "unit": unit}, cases, remarks
         )
