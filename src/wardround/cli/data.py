@@ -55,14 +55,11 @@ def preview(mapping: str, study: str, json_: bool) -> None:
     """Show how the study table's columns are spread at this site; small counts are hidden."""
     from wardround.node import stewarding
 
-    contract = _contract(study)
-    table = stewarding.open_events(Path(mapping)).load(contract)
-    found = stewarding.preview(table, contract)
-    records = len(table.held_out)
-    lines = [f"{records} records of {table.report.patients} patients"]
-    for bars in found:
-        lines += _bar_lines(bars, records, contract.disclosure.small_cell)
-    show(json_, {"records": records, "patients": table.report.patients, "columns": found}, "\n".join(lines))
+    found = stewarding.preview(stewarding.open_events(Path(mapping)), _contract(study))
+    lines = [f"{_count(found.records)} records of {_count(found.patients)} patients"]
+    for bars in found.columns:
+        lines += _bar_lines(bars, found.records)
+    show(json_, found, "\n".join(lines))
 
 
 @data.command(name="map")
@@ -166,14 +163,17 @@ def _check_lines(found: "Check") -> list[str]:
     )
 
 
-def _bar_lines(bars: "Bars", records: int, small_cell: int) -> list[str]:
-    share = bars.covered / records if records else 0.0
+def _bar_lines(bars: "Bars", records: int | None) -> list[str]:
     most = max((count or 0 for count in bars.counts), default=0) or 1
-    lines = [f"\n{bars.name}: {share:.0%} of records"]
+    share = "hidden" if bars.covered is None or not records else f"{bars.covered / records:.0%}"
+    lines = [f"\n{bars.name}: {share} of records"]
     for label, count in zip(bars.labels, bars.counts, strict=True):
-        shown = f"fewer than {small_cell}" if count is None else "█" * round(_WIDEST * count / most) + f" {count:,}"
-        lines.append(f"  {label:>20}  {shown}")
+        lines.append(f"  {label:>20}  {'█' * round(_WIDEST * (count or 0) / most)} {_count(count)}")
     return lines
+
+
+def _count(count: int | None) -> str:
+    return "hidden" if count is None else f"{count:,}"
 
 
 def _suggestion_lines(one: "Suggestion", profiles: "dict[str, Profile]") -> list[str]:

@@ -164,11 +164,16 @@ def _check_derivations(contract: DataContract) -> None:
             raise CodecError("consent is looked up for the patients of a cohort, and the contract has none")
         return
     derivation.check_cohort(contract.cohort, contract.value_sets)
-    bounded = {column.name for column in contract.columns if _spread(column) is not None}
+    bounded = {column.name for column in contract.columns if _has_range(column)}
+    units = {column.name: column.unit for column in contract.columns} | {contract.label.name: contract.label.unit}
     for name, (derive, kind) in derived.items():
         if derive is None:
             raise CodecError(f"column {name!r}: a contract with a cohort says how each column is derived")
-        derivation.check_derivation(name, derive, kind, contract.value_sets, is_bounded=name in bounded)
+        if name == "patient":
+            raise CodecError("with a cohort, no column is called 'patient': its identifiers are")
+        derivation.check_derivation(
+            name, derive, kind, contract.value_sets, unit=units.get(name, "1"), is_bounded=name in bounded
+        )
     if contract.patient:
         raise CodecError("with a cohort, a record's patient is the index event's: leave patient out")
     outcome = contract.label.derive
@@ -208,11 +213,7 @@ def column_features(column: Column) -> tuple[str, ...]:
 
 def numeric_features(contract: DataContract) -> tuple[bool, ...]:
     """For each feature column, whether it is a number (and is standardized) or an indicator (and is not)."""
-    return tuple(
-        _is_number(column, name)
-        for column in contract.columns
-        for name in column_features(column)
-    )
+    return tuple(_is_number(column, name) for column in contract.columns for name in column_features(column))
 
 
 def _is_number(column: Column, feature: str) -> bool:
@@ -239,9 +240,13 @@ def range_scaling(contract: DataContract) -> tuple[list[float], list[float]]:
 
 
 def _spread(column: Column) -> float | None:
-    if column.minimum is None or column.maximum is None or not 0 < column.maximum - column.minimum <= _WIDEST:
+    if column.derive and column.derive.aggregate not in derivation.SINGLE_VALUED:
         return None
-    return (column.maximum - column.minimum) / 4
+    return ((column.maximum or 0.0) - (column.minimum or 0.0)) / 4 if _has_range(column) else None
+
+
+def _has_range(column: Column) -> bool:
+    return column.minimum is not None and column.maximum is not None and 0 < column.maximum - column.minimum <= _WIDEST
 
 
 def width(contract: DataContract) -> int:

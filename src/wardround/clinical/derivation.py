@@ -51,13 +51,23 @@ Aggregate = Literal[
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 _MOST_CONCEPTS = 50_000
+_LONGEST_NAME = 60
+
+SINGLE_VALUED = frozenset({"first", "last", "min", "max", "mean", "median", "value_at", "age", "array"})
+"""Aggregates that lie in the range of the values that they are made of."""
+
+_UNITS = {"age": "a", "time_since_last": "d", "time_to_first": "d"}
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """From when to when, in days relative to the index; open on the left, closed on the right; null: without bound."""
+    """From when to when, in days relative to the index; open on the left, closed on the right; null: without bound.
+
+    `ever` takes in everything, and what has no time as well; facts without a time are in no other window.
+    """
 
     from_days: float | None = None
     to_days: float | None = 0.0
+    ever: bool = False
 
 
 class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,7 +110,7 @@ class Derivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     conversions: tuple[Conversion, ...] = ()
     codes: dict[str, str] = {}
     transform: str = ""
-    length: _Count = 0
+    length: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
 
 
 class Criterion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -192,9 +202,15 @@ def concepts(derived: tuple[str, ...], value_sets: dict[str, tuple[str, ...]]) -
 
 
 def check_derivation(
-    name: str, derive: Derivation, kind: str, value_sets: dict[str, tuple[str, ...]], *, is_bounded: bool = False
+    name: str,
+    derive: Derivation,
+    kind: str,
+    value_sets: dict[str, tuple[str, ...]],
+    *,
+    unit: str = "1",
+    is_bounded: bool = False,
 ) -> None:
-    """Refuse a derivation that cannot give a column of this kind; `is_bounded`: its plausible range is stated.
+    """Refuse a derivation that cannot give a column of this kind and unit; `is_bounded`: its range is stated.
 
     Raises:
         CodecError: Says why.
@@ -213,6 +229,8 @@ def check_derivation(
         raise CodecError(f"column {name!r}: coded values give categories or truth values, not numbers")
     if derive.aggregate == "age" and found != ("patient|birth-date",):
         raise CodecError(f"column {name!r}: an age is that of patient|birth-date")
+    if unit != (wanted := _UNITS.get(derive.aggregate, unit)):
+        raise CodecError(f"column {name!r}: {derive.aggregate} is in the unit {wanted!r}")
     if (derive.aggregate == "array") != bool(derive.transform and derive.length):
         raise CodecError(f"column {name!r}: an array, and no other, has a transform and a length")
 
@@ -225,9 +243,11 @@ def check_cohort(cohort: Cohort, value_sets: dict[str, tuple[str, ...]]) -> None
     """
     concepts(cohort.index, value_sets)
     names = [criterion.name for criterion in cohort.criteria]
+    if any(len(name) > _LONGEST_NAME or sum(letter.isdigit() for letter in name) > 5 for name in names):
+        raise CodecError(f"a criterion's name has {_LONGEST_NAME} characters at most, and no code in it")
     if len(set(names)) != len(names):
         raise CodecError("two criteria of the cohort have one name")
     for criterion in cohort.criteria:
-        check_derivation(criterion.name, criterion.derive, "number", value_sets)
+        check_derivation(criterion.name, criterion.derive, "number", value_sets, unit=criterion.unit)
         if criterion.minimum is None and criterion.maximum is None:
             raise CodecError(f"criterion {criterion.name!r} has neither a minimum nor a maximum")

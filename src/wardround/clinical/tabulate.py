@@ -29,6 +29,7 @@ from wardround.clinical import patients as ownership
 from wardround.clinical import units
 from wardround.clinical.cells import Cells
 from wardround.clinical.contract import Column, DataContract, column_features, label_columns, width
+from wardround.clinical.derivation import SINGLE_VALUED
 from wardround.clinical.table import LoadReport, StudyTable
 from wardround.errors import ClinicalError, ColumnTypeError, MissingColumnError, TooFewRecordsError
 
@@ -305,8 +306,10 @@ def _complaint(column: Column) -> str:
 
 
 def _plausible(column: Column, values: _Floats) -> tuple[_Floats, int]:
-    least = -_LARGEST if column.minimum is None else column.minimum
-    most = _LARGEST if column.maximum is None else column.maximum
+    # What is derived from several values is not itself one: their range was applied to each of them.
+    is_single = column.derive is None or column.derive.aggregate in SINGLE_VALUED
+    least = column.minimum if is_single and column.minimum is not None else -_LARGEST
+    most = column.maximum if is_single and column.maximum is not None else _LARGEST
     outside = (values < least) | (values > most)
     return np.where(outside, np.nan, values), int(outside.sum())
 

@@ -3,8 +3,9 @@
 Records come in the order of their patients' pseudonyms and index times, so that the table does not depend on the order
 in which a source, or an executor, gave its facts. Who is left out is counted by reason, in the order of the reasons.
 
-Ages are completed years and end at 90, which stands for all above. A coded value that the contract does not know is
-missing, unless the column takes others, and is counted.
+Ages are completed years and end at 90, which stands for all above, but for a criterion of the cohort. A birth of which
+only the year or month is known is taken for its first day. Times are clinical times. A coded value that the contract
+does not know is missing, unless the column takes others, and is counted.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 from wardround.clinical.contract import DataContract
 from wardround.clinical.derivation import Criterion
 from wardround.errors import ClinicalError
+from wardround.harmonization import consent
 from wardround.harmonization.deidentify_dates import completed_years, top_coded
 from wardround.harmonization.harvest import Harvest, numbers
 from wardround.harmonization.needs import Need
@@ -65,6 +67,7 @@ def assemble(
     pseudonyms: Mapping[str, str],
     arrays: Arrays,
     zone: str = "UTC",
+    now_us: int | None = None,
 ) -> Assembled:
     """Make the columns of `contract` from what was found.
 
@@ -75,6 +78,7 @@ def assemble(
         pseudonyms: For each patient with a record the name under which the records are kept apart and ordered.
         arrays: What fetches and transforms arrays.
         zone: The site's, by whose calendar ages are counted.
+        now_us: The present, for consent; None: whatever was said last.
 
     Raises:
         ClinicalError: A sum went beyond what can be exact.
@@ -96,12 +100,12 @@ def assemble(
     columns = {
         (need.role, need.name): _column(contract, need, place, records, unknown, arrays)
         for place, need in enumerate(needs)
-        if need.role not in {"index", "birth", "seen"}
+        if need.role in {"column", "label", "holdout", "criterion"}
     }
     if contract.consent:
-        said = columns["consent", "consent"]
+        verdicts = consent.verdicts(harvest.consents, now_us)
         silent = contract.consent.default == "permit"
-        leave("no consent", np.array([silent if one is None else one == "permit" for one in said], dtype=np.bool_))
+        leave("no consent", np.array([verdicts.get(one, silent) for one in records.patients], dtype=np.bool_))
     if cohort.lookback_days:
         leave("too short a history", records.known_for(harvest.earliest) >= cohort.lookback_days * DAY_US)
     for criterion in cohort.criteria:
@@ -202,7 +206,7 @@ def _column(
             return records.floats(table, "number", place)
         return _coded(contract, need, place, records, table, unknown)
     if how == "median":
-        return (records.floats("medians", "least", place) + records.floats("medians", "most", place)) / 2
+        return records.floats("medians", "least", place) / 2 + records.floats("medians", "most", place) / 2
     return _summed(need, place, records)
 
 
@@ -221,10 +225,11 @@ def _summed(need: Need, place: int, records: _Records) -> _Floats:
     if how == "slope":
         return _slope(need, place, records)
     if how == "age":
-        births = pa.array(records.whole("first_at", place), pa.int64())
-        ages = completed_years(births, pa.array(records.index_us), zone=records.zone)
-        return numbers(pa.chunked_array([top_coded(ages.least)]))
-    at = records.floats("sums", "last_at" if how == "time_since_last" else "first_at", place)
+        # Of facts that agree, the latest is the most precise: a year stands for its first of January.
+        births = pa.array(records.whole("last_us", place), pa.int64())
+        ages = completed_years(births, pa.array(records.index_us), zone=records.zone).least
+        return numbers(pa.chunked_array([ages if need.role == "criterion" else top_coded(ages)]))
+    at = records.floats("sums", "last_us" if how == "time_since_last" else "first_us", place)
     days = (at - records.index_us) / DAY_US
     return -days if how == "time_since_last" else days
 
@@ -244,8 +249,6 @@ def _coded(
 ) -> npt.NDArray[Any]:
     texts = records.texts(table, "value", place)
     given = records.floats(table, "number", place)
-    if need.role == "consent":
-        return np.array([*texts, None], dtype=object)[:-1]
     column = next((one for one in contract.columns if one.name == need.name and need.role == "column"), None)
     allowed = column.categories if column else contract.label.classes
     takes_others = column.other if column else False
@@ -294,7 +297,7 @@ def _survival(
     keep: npt.NDArray[np.bool_],
 ) -> dict[str, npt.NDArray[Any]]:
     seen = next(place for place, need in enumerate(needs) if need.role == "seen")
-    last_days = ((records.floats("sums", "last_at", seen) - records.index_us) / DAY_US)[keep]
+    last_days = ((records.floats("sums", "last_us", seen) - records.index_us) / DAY_US)[keep]
     happened = ~np.isnan(event_days)
     derive = contract.label.derive
     horizon = derive.window.to_days if derive and derive.window.to_days is not None else np.inf

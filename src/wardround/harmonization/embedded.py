@@ -14,7 +14,7 @@ from wardround.errors import ClinicalError
 from wardround.harmonization import identity, memory_database
 from wardround.harmonization.events import EventSource, Scope
 from wardround.harmonization.facts import MOST_BUCKETS, Facts
-from wardround.harmonization.harvest import MEDIANS, PICKED, RECORDS, SUMS, Harvest, joined
+from wardround.harmonization.harvest import CONSENTS, MEDIANS, PICKED, RECORDS, SUMS, Harvest, joined
 from wardround.harmonization.identity import Identities
 from wardround.harmonization.needs import Atoms, Need
 from wardround.harmonization.plan import SERVES, UNITS, WINDOWS, Plan, serves_rows, windows_rows
@@ -22,7 +22,15 @@ from wardround.harmonization.plan import SERVES, UNITS, WINDOWS, Plan, serves_ro
 __all__ = ["Reading", "harvest"]
 
 _RECORDS: Final = "SELECT patient, index_us FROM records"
-_RESULTS: Final = {"records": RECORDS, "sums": SUMS, "first": PICKED, "last": PICKED, "medians": MEDIANS}
+_RESULTS: Final = {
+    "records": RECORDS,
+    "sums": SUMS,
+    "first": PICKED,
+    "last": PICKED,
+    "medians": MEDIANS,
+    "consents": CONSENTS,
+}
+_SLICE: Final = 65_536
 
 Affines = Callable[[Need, str], tuple[float, float] | None]
 """The factor and shift from a unit as a source spells it to a need's unit; None where there is no conversion."""
@@ -69,7 +77,11 @@ def harvest(reading: Reading, *, bucket: tuple[int, int] = (0, 1)) -> Harvest:
         with memory_database.open_memory_database(
             memory_limit_bytes=reading.memory_limit_bytes, threads=reading.threads
         ) as database:
-            facts, found = _gathered(database, reading, wanted, canonical)
+            try:
+                facts, found = _gathered(database, reading, wanted, canonical)
+            except memory_database.duckdb().OutOfMemoryException:
+                waiting += _halves(wanted)
+                continue
             if found.canonical and canonical is None and facts.bucket[1] > 1:
                 # Who is whose double was not known when the patients were dealt: deal them again, knowing it.
                 canonical = found.canonical
@@ -99,7 +111,8 @@ def _gathered(
     for source in reading.sources:
         source.report.reset()
         for batch in source.batches(scope):
-            facts.add(batch, reading.namespaces.get(source.name, ""))
+            for start in range(0, batch.num_rows, _SLICE):
+                facts.add(batch.slice(start, _SLICE), reading.namespaces.get(source.name, ""))
     links = (
         (reading.namespaces.get(source.name, ""), former, present)
         for source in reading.sources
@@ -131,13 +144,16 @@ def _computed(database: Any, reading: Reading, facts: Facts, crowds: frozenset[s
     _table(database, "windows", WINDOWS, windows_rows(plan.needs))
     _table(database, "units", UNITS, _units(database, reading, facts))
     _keep(database, "judged", statements)
-    database.execute("DROP VIEW facts; DROP TABLE admitted; DROP TABLE again")
+    database.execute(
+        "DROP VIEW facts; DROP TABLE admitted; DROP TABLE again; DROP TABLE value_ranks; DROP TABLE array_ranks"
+    )
     _keep(database, "records", statements)
     counted, earliest, misplaced = (_rows(database, statements[name]) for name in ("counted", "earliest", "misplaced"))
     _keep(database, "within_windows", statements)
-    database.execute("DROP TABLE judged")
     results = {**{name: sql for name, sql in statements.items() if name in _RESULTS}, "records": _RECORDS}
-    found = {name: _rows(database, sql) for name, sql in results.items()}
+    found = {name: _rows(database, results.pop("consents")) for name in ("consents",) if name in results}
+    database.execute("DROP TABLE judged")
+    found |= {name: _rows(database, sql) for name, sql in results.items()}
     spelled = {name: _spelled(table, facts).select(_RESULTS[name].names) for name, table in found.items()}
     tables = {name: spelled.get(name, schema.empty_table()).cast(schema) for name, schema in _RESULTS.items()}
     people = facts.patients.texts
@@ -146,6 +162,9 @@ def _computed(database: Any, reading: Reading, facts: Facts, crowds: frozenset[s
         counted=plan.of_needs(counted.to_pylist()),
         misplaced=plan.misplaced_of_needs(misplaced.to_pylist()),
         invalid=dict(facts.invalid),
+        patients=facts.people,
+        undated=dict(facts.undated),
+        bounds=dict(facts.bounds),
         conflicts=facts.conflicts() | crowds,
         earliest={people[row["patient"]]: row["earliest"] for row in earliest.to_pylist()},
         unmapped=dict(facts.unmapped),

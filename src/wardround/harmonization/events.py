@@ -47,6 +47,7 @@ __all__ = [
     "DROPPED_STATUSES",
     "EVENT",
     "KEPT_STATUSES",
+    "LONGEST_PREFIX",
     "PATIENT",
     "STATUSES",
     "SYSTEMS",
@@ -55,6 +56,7 @@ __all__ = [
     "Scope",
     "SourceReport",
     "batch",
+    "beginnings",
 ]
 
 EVENT: Final = pa.schema(
@@ -114,6 +116,9 @@ STATUSES: Final = (
 KEPT_STATUSES: Final = ("final", "amended", "corrected")
 DROPPED_STATUSES: Final = tuple(status for status in STATUSES if status not in KEPT_STATUSES)
 
+LONGEST_PREFIX: Final = 200
+"""A longer prefix is no beginning of any code."""
+
 
 class Precision(IntEnum):
     """How exactly a time is known; a time stands for the start of its year, month, day and so on."""
@@ -134,7 +139,7 @@ class Scope:
 
     Attributes:
         codes: For each system the codes, in the source's own coding (a site's mapping is applied backwards); a code
-            that ends in ``*`` is a prefix. None: everything.
+            that ends in ``*`` is a prefix, of at most `LONGEST_PREFIX` characters. None: everything.
         since_us: Events known before this instant are not wanted; None: all.
     """
 
@@ -148,7 +153,12 @@ class Scope:
         wanted = self.codes.get(system)
         if not wanted:
             return False
-        return code in wanted or any(one.endswith("*") and code.startswith(one[:-1]) for one in wanted)
+        return code in wanted or any(f"{start}*" in wanted for start in beginnings(code))
+
+
+def beginnings(code: str) -> Iterator[str]:
+    """What a code begins with, shortest first: a prefix is looked up by these, however many prefixes there are."""
+    return (code[:length] for length in range(min(len(code), LONGEST_PREFIX) + 1))
 
 
 @dataclass(slots=True)

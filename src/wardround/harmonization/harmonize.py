@@ -4,7 +4,7 @@ sources -> facts -> feature plan -> harvest -> columns -> study table
 (codes confirmed by a person, units that convert, or it is left out and counted)
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -24,6 +24,7 @@ from wardround.harmonization import embedded, pseudonyms, transforms, ucum
 from wardround.harmonization.assembly import PATIENT_COLUMN, Assembled, assemble
 from wardround.harmonization.embedded import Reading
 from wardround.harmonization.events import EventSource, SourceReport
+from wardround.harmonization.facts import SEPARATOR
 from wardround.harmonization.harvest import Harvest
 from wardround.harmonization.needs import Atoms, Code, Need, needs, quantities
 from wardround.harmonization.plan import Plan, Reason
@@ -34,7 +35,8 @@ Execute = Callable[[Reading], Harvest]
 """An executor: the feature plan over every patient."""
 
 _MOST_RECORDS: Final = 5_000_000
-_SHOWN_UNIT: Final = 40
+_SHOWN_UNIT: Final = 15
+_MOST_UNITS: Final = 20
 _FACT_BYTES, _NEED_BYTES = 300, 150
 
 
@@ -69,18 +71,22 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
         facts: For each column, criterion and role the number of facts by what became of them (`Reason`'s names).
         misplaced: For each column its facts before the patient's birth, and after the death.
         invalid: Events whose code cannot be in its system, by system.
+        undated: Events whose time is out of any life, by source; they were left out.
+        bounds: Numbers that are only a bound (``<5``), by source; they count as no value.
         found: Index events that were found.
         left_out: How many of them are not in the cohort, by reason.
         unknown_values: Coded values that the contract does not know, by column.
         unmapped: For each local code that nobody has confirmed ("system|code") the number of its events.
         unknown_units: Units that do not convert, as the sources spell them, by column.
-        patients: Patients of whom anything that the study wants is known.
+        patients: Patients of whom the sources told anything, wanted or not.
     """
 
     sources: list[SourceReport]
     facts: dict[str, dict[str, int]]
     misplaced: dict[str, tuple[int, int]]
     invalid: dict[str, int]
+    undated: dict[str, int]
+    bounds: dict[str, int]
     found: int
     left_out: dict[str, int]
     unknown_values: dict[str, int]
@@ -171,21 +177,27 @@ def harmonize(
     if harvest.records.num_rows > _MOST_RECORDS:
         raise ClinicalError(f"the cohort has more than {_MOST_RECORDS} index events: narrow its criteria")
     names = _pseudonyms(site.key, study, harvest)
-    assembled = assemble(contract, wanted, harvest, names, _arrays(site.sources), site.zone)
+    assembled = assemble(contract, wanted, harvest, names, _arrays(site.sources), site.zone, site.now_us)
     return Harmonized(
         contract=contract,
         assembled=assembled,
         told=Told(
             sources=[source.report for source in site.sources],
             facts=_facts(wanted, harvest),
-            misplaced={wanted[place].name: counts for place, counts in harvest.misplaced.items()},
+            misplaced={
+                wanted[place].name: counts
+                for place, counts in harvest.misplaced.items()
+                if wanted[place].role in {"column", "label"}
+            },
             invalid=dict(harvest.invalid),
+            undated=dict(harvest.undated),
+            bounds=dict(harvest.bounds),
             found=assembled.found,
             left_out=assembled.left_out,
             unknown_values=assembled.unknown_values,
             unmapped={f"{system}|{code}": count for (system, code), count in sorted(harvest.unmapped.items())},
             unknown_units={name: list(units) for name, units in sorted(unknown_units.items())},
-            patients=len(harvest.earliest),
+            patients=harvest.patients,
         ),
         marks=_marks(site.key, names, assembled),
         engine=harvest.engine,
@@ -210,7 +222,9 @@ def _conversions(
         found = None if unit is None else ucum.affine(unit, need.unit, need.derive)
         if isinstance(found, Affine):
             return found.factor, found.offset
-        unknown.setdefault(need.name, {})[raw[:_SHOWN_UNIT] or "(none)"] = None
+        shown = unknown.setdefault(need.name, {})
+        if len(shown) < _MOST_UNITS:
+            shown[(raw if len(raw) <= _SHOWN_UNIT else "(long)") or "(none)"] = None
         return None
 
     return affine
@@ -252,19 +266,16 @@ def _facts(wanted: tuple[Need, ...], harvest: Harvest) -> dict[str, dict[str, in
 def _arrays(sources: Sequence[EventSource]) -> Callable[[Need, list[str | None]], npt.NDArray[np.float64]]:
     def transformed(need: Need, names: list[str | None]) -> npt.NDArray[np.float64]:
         found = np.full((len(names), need.derive.length), np.nan)
-        places: dict[str, list[int]] = {}
+        places: dict[str, dict[str, list[int]]] = {}
         for place, name in enumerate(names):
             if name is not None:
-                places.setdefault(name, []).append(place)
-        for name, array in _fetched(sources, places):
-            found[places[name]] = transforms.apply(need.derive.transform, array, need.derive.length)
+                owner, _, array = name.partition(SEPARATOR)
+                places.setdefault(owner, {}).setdefault(array, []).append(place)
+        for source in sources:
+            wanted = places.get(source.name, {})
+            for name, samples in source.arrays(list(wanted)) if wanted else ():
+                if name in wanted:
+                    found[wanted[name]] = transforms.apply(need.derive.transform, samples, need.derive.length)
         return found
 
     return transformed
-
-
-def _fetched(sources: Sequence[EventSource], names: Iterable[str]) -> Iterable[tuple[str, npt.NDArray[np.float32]]]:
-    wanted = list(names)
-    for source in sources:
-        if wanted:
-            yield from ((name, array) for name, array in source.arrays(wanted) if name in wanted)

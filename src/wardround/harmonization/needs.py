@@ -8,7 +8,7 @@ number, however many columns it feeds; atom 0 is what nobody asked for.
 Only what the contract names, and local codes that a person has confirmed (`translations`), ever gets an atom.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -16,7 +16,7 @@ from wardround.clinical import derivation
 from wardround.clinical.contract import DataContract
 from wardround.clinical.derivation import Derivation, Window
 from wardround.errors import CodecError
-from wardround.harmonization.events import PATIENT, Scope
+from wardround.harmonization.events import PATIENT, Scope, beginnings
 
 __all__ = ["UNWANTED", "Atoms", "Code", "Need", "needs", "quantities"]
 
@@ -26,6 +26,8 @@ Code = tuple[str, str]
 Role = Literal["column", "label", "holdout", "criterion", "index", "birth", "death", "seen", "consent"]
 
 UNWANTED: Final = 0
+_MOST_REMEMBERED: Final = 100_000
+_LONGEST_REMEMBERED: Final = 400
 _NUMERIC: Final = {"first", "last", "min", "max", "mean", "median", "sum", "slope", "value_at"}
 _TIMELESS: Final = frozenset({f"{PATIENT}|birth-date", f"{PATIENT}|sex"})
 _EVER: Final = Window(from_days=None, to_days=None)
@@ -53,7 +55,7 @@ class Need:
     @property
     def window_us(self) -> tuple[int | None, int | None]:
         """The window's ends in microseconds relative to the index, open and closed; birth and sex hold in any."""
-        if _TIMELESS.issuperset(self.concepts):
+        if _TIMELESS.issuperset(self.concepts) or self.derive.window.ever:
             return None, None
         window = self.derive.window
         end = self.derive.at_days if self.derive.aggregate == "value_at" else window.to_days
@@ -93,7 +95,8 @@ def needs(contract: DataContract) -> tuple[Need, ...]:
 
     label = contract.label
     kinds = {"binary": "boolean", "multiclass": "category", "number": "number", "survival": "number"}
-    seen = label.derive.window if label.derive else _EVER
+    # Follow-up goes on after the label's window: who was seen later was seen at its end.
+    seen = Window(from_days=label.derive.window.from_days if label.derive else None, to_days=None)
     found = [
         need("index", "index", Derivation(concepts=cohort.index, window=_EVER)),
         need("birth", "birth", _fact("birth-date")),
@@ -132,34 +135,31 @@ class Atoms:
     def __init__(self, wanted: tuple[Need, ...], translations: Mapping[Code, Code]) -> None:
         self._translations = translations
         self._exact: dict[Code, set[int]] = {}
-        self._prefixes: list[tuple[str, str, int]] = []
+        self._prefixes: dict[Code, set[int]] = {}
         for place, need in enumerate(quantities(wanted)[0]):
             for concept in need.concepts:
                 system, _, code = concept.partition("|")
-                if code.endswith("*"):
-                    self._prefixes.append((system, code[:-1], place))
-                else:
-                    self._exact.setdefault((system, code), set()).add(place)
+                serving = self._prefixes if code.endswith("*") else self._exact
+                serving.setdefault((system, code.removesuffix("*")), set()).add(place)
+        self._by_prefix = frozenset(system for system, _ in self._prefixes)
         self._members: list[frozenset[int]] = [frozenset()]
         self._numbers: dict[frozenset[int], int] = {frozenset(): UNWANTED}
-        self._known: dict[Code, int] = {}
-        for named in (*self._exact, *translations):
-            self.of(*named)
+        self._named = {code: atom for code in (*self._exact, *translations) if (atom := self._atom(*code)) != UNWANTED}
+        self._met: dict[Code, int] = {}
 
     def of(self, system: str, code: str) -> int:
         """The atom of a code, `UNWANTED` where nobody asked for it."""
-        known = self._known.get((system, code))
-        if known is None:
-            served = self._served(system, code)
-            if (target := self._translations.get((system, code))) is not None:
-                served |= self._served(*target)
-            known = self._numbers.setdefault(served, len(self._members))
-            if known == len(self._members):
-                self._members.append(served)
-            if served:
-                # What is not wanted is not remembered: a source may have any number of such codes.
-                self._known[system, code] = known
-        return known
+        found = self._named.get((system, code))
+        if found is None:
+            found = self._met.get((system, code))
+        if found is None:
+            found = self._atom(system, code)
+            if len(system) + len(code) <= _LONGEST_REMEMBERED:
+                # A source may have any number of codes that nobody named.
+                if len(self._met) >= _MOST_REMEMBERED:
+                    self._met.clear()
+                self._met[system, code] = found
+        return found
 
     @property
     def served(self) -> list[frozenset[int]]:
@@ -167,32 +167,34 @@ class Atoms:
         return self._members
 
     def codes(self) -> dict[Code, int]:
-        """Every code that was found to be wanted so far, and its atom."""
-        return dict(self._known)
-
-    @property
-    def has_prefixes(self) -> bool:
-        """Whether some need names a prefix, so that the codes cannot be listed beforehand."""
-        return bool(self._prefixes)
+        """The codes that the contract or a confirmed translation names, and the atom of each."""
+        return dict(self._named)
 
     def prefixes(self) -> list[Code]:
         """The systems and beginnings of codes that are wanted by prefix."""
-        return sorted({(system, start) for system, start, _ in self._prefixes})
+        return sorted(self._prefixes)
 
     def scope(self, since_us: int | None = None) -> Scope:
         """What to ask a source for: the codes themselves, prefixes, and the local codes that stand for them."""
         codes: dict[str, set[str]] = {}
-        for system, code in self._codes_and_prefixes():
+        for system, code in (*self._named, *((system, f"{start}*") for system, start in self._prefixes)):
             codes.setdefault(system, set()).add(code)
         return Scope(codes={system: frozenset(found) for system, found in codes.items()}, since_us=since_us)
 
-    def _codes_and_prefixes(self) -> Iterable[Code]:
-        yield from (code for code, atom in self._known.items() if atom != UNWANTED)
-        yield from ((system, f"{start}*") for system, start in self.prefixes())
+    def _atom(self, system: str, code: str) -> int:
+        served = self._served(system, code)
+        if (target := self._translations.get((system, code))) is not None:
+            served |= self._served(*target)
+        number = self._numbers.setdefault(served, len(self._members))
+        if number == len(self._members):
+            self._members.append(served)
+        return number
 
     def _served(self, system: str, code: str) -> frozenset[int]:
-        by_prefix = {place for of, start, place in self._prefixes if of == system and code.startswith(start)}
-        return frozenset(self._exact.get((system, code), ())) | by_prefix
+        found = [self._exact.get((system, code), ())]
+        if system in self._by_prefix:
+            found += [self._prefixes.get((system, start), ()) for start in beginnings(code)]
+        return frozenset().union(*found)
 
 
 def _fact(*names: str, window: Window = _EVER) -> Derivation:

@@ -5,9 +5,8 @@ every order is settled to the last tie, so that DuckDB, PostgreSQL, SQLite or Sp
 
 Steps, in this order; what a step leaves out is counted under its `Reason`:
 
-1. Of several versions of one fact (one source and order key) only the latest row stands, by when it was known, then by
-   its number;
-   a version that was given another code, which nobody wants, is not seen here and replaces nothing.
+1. Of several versions of one fact (one patient, source and order key) only the latest row stands, by when it was known,
+   then by its number; a version that was given another code, which nobody wants, is not seen and replaces nothing.
 2. Facts of another status than final, amended or corrected are left out, and so are facts from the future.
 3. A number is converted into the need's unit; one without a conversion, or outside the plausible range, is left out.
 4. Facts that say the same of the same patient at the same time are one: the same value, or numbers within 0.2 %
@@ -52,6 +51,7 @@ UNITS: Final = {"quantity": "int64", "unit": "int64", "factor": "float64", "shif
 
 _MINUTE_US: Final = 60_000_000
 _LONG_AGO: Final = -(2**62)
+_FAR_OFF: Final = 2**62
 _FINE, _COARSE = 40, 20
 _KEPT: Final = tuple(STATUSES.index(status) for status in KEPT_STATUSES)
 
@@ -113,7 +113,7 @@ def windows_rows(needs: tuple[Need, ...]) -> list[tuple[Any, ...]]:
     """The rows of the table ``windows``: for each need of a record its quantity, its window, and how it is summed."""
     rows = []
     for place, (need, quantity) in enumerate(zip(needs, quantities(needs)[1], strict=True)):
-        if need.role not in {"index", "birth", "death"}:
+        if need.role not in {"index", "birth", "death", "consent"}:
             is_summed = need.is_numeric and need.derive.aggregate in {"mean", "sum", "slope"}
             rows.append((quantity, place, *need.window_us, quantum(need) if is_summed else None))
     return rows
@@ -157,6 +157,8 @@ class Plan:
             step("counted", self.counted(judged))
             step("earliest", self.earliest(judged))
             step("misplaced", self.misplaced(judged))
+            if any(need.role == "consent" for need in self.needs):
+                step("consents", self.consents(judged))
             within = step("within_windows", self.within(judged, step("records", self.records(judged))))
             step("sums", self.sums(within))
             for name in ("first", "last"):
@@ -174,7 +176,7 @@ class Plan:
             place
             for place, need in enumerate(self.needs)
             if also.get(need.derive.aggregate, need.derive.aggregate) == step
-            and need.role in {"column", "label", "holdout", "criterion", "consent"}
+            and need.role in {"column", "label", "holdout", "criterion"}
         ]
 
     def of_needs(self, counted: list[dict[str, int]]) -> dict[tuple[int, Reason], int]:
@@ -189,7 +191,7 @@ class Plan:
 
     def misplaced_of_needs(self, rows: list[dict[str, int]]) -> dict[int, tuple[int, int]]:
         """The rows of ``misplaced`` for each need: facts before a birth, and after a death."""
-        found = {row["quantity"]: (row["before_birth"], row["facts"] - row["before_birth"]) for row in rows}
+        found = {row["quantity"]: (int(row["before_birth"]), int(row["facts"] - row["before_birth"])) for row in rows}
         return {place: found[quantity] for place, quantity in enumerate(self._of) if quantity in found}
 
     def _quantity(self, role: str) -> int:
@@ -232,8 +234,17 @@ class Plan:
         )
         return known.group_by("patient").aggregate(earliest=known["at"].min())
 
+    def consents(self, judged: Any) -> Any:  # noqa: ANN401
+        """All that was said of consent, whatever its status; only what a later version replaced is left out."""
+        said = judged.filter(
+            judged.quantity == self._quantity("consent"), ~judged.reason.isin([Reason.SUPERSEDED, Reason.DUPLICATE])
+        )
+        return said.select("patient", "time_us", "at", "value", "status")
+
     def misplaced(self, judged: Any) -> Any:  # noqa: ANN401
         """For each quantity the facts that hold a day or more before their patient's birth, or after the death."""
+        import ibis
+
         used = judged.filter(judged.reason == Reason.USED, judged.time_us.notnull())
         births = used.filter(used.quantity == self._quantity("birth"))
         births = births.group_by("patient").aggregate(born=births.time_us.min())
@@ -245,7 +256,7 @@ class Plan:
         late = placed.time_us > placed.died + DAY_US
         wrong = placed.filter(early | late)
         return wrong.group_by("quantity").aggregate(
-            before_birth=(wrong.time_us < wrong.born - DAY_US).cast("int64").sum().cast("int64"),
+            before_birth=ibis.ifelse(wrong.time_us < wrong.born - DAY_US, 1, 0).sum().cast("int64"),
             facts=wrong.count(),
         )
 
@@ -266,23 +277,29 @@ class Plan:
         used = judged.filter(judged.reason == Reason.USED).drop("reason")
         joined = used.join(records, "patient").join(ibis.table(WINDOWS, name="windows"), "quantity")
         delta = joined["at"] - joined.index_us
-        is_after = joined.from_us.isnull() | delta.isnull() | (delta > joined.from_us)
-        is_before = joined.to_us.isnull() | delta.isnull() | (delta <= joined.to_us)
-        return joined.filter(is_after & is_before).drop("from_us", "to_us", "quantity")
+        is_ever = joined.from_us.isnull() & joined.to_us.isnull()
+        is_after = joined.from_us.isnull() | (delta > joined.from_us)
+        is_before = joined.to_us.isnull() | (delta <= joined.to_us)
+        is_dated = joined["at"].notnull()
+        return joined.filter(is_ever | (is_dated & is_after & is_before)).drop("from_us", "to_us", "quantity")
 
     def sums(self, within: Any) -> Any:  # noqa: ANN401
-        """For each record and need: number, extremes, exact sums, and the first and last time known."""
-        minutes = ((within["at"] - within.index_us) / _MINUTE_US).floor().cast("int64")
+        """For each record and need: number, extremes, exact sums, and the first and last clinical time."""
+        import ibis
+
+        slopes = self._wanting("slope")
+        when = ibis.coalesce(within.time_us, within["at"])
+        minutes = ibis.cases((within.need.isin(slopes), ((when - within.index_us) / _MINUTE_US).floor()))
         fine = (within.number * within.scale + 0.5).floor().cast("int64")
         coarse = (within.number * within.scale * 2.0 ** (_COARSE - _FINE) + 0.5).floor().cast("int64")
-        timed = within.mutate(minutes=minutes, fine=fine, coarse=coarse)
+        timed = within.mutate(when=when, minutes=minutes.cast("int64"), fine=fine, coarse=coarse)
         return timed.group_by("patient", "index_us", "need").aggregate(
             facts=timed.count(),
             least=timed.number.min(),
             most=timed.number.max(),
             total=timed.fine.sum().cast("int64"),
-            first_at=timed["at"].min(),
-            last_at=timed["at"].max(),
+            first_us=timed.when.min(),
+            last_us=timed.when.max(),
             t=timed.minutes.sum().cast("int64"),
             tt=(timed.minutes * timed.minutes).sum().cast("int64"),
             v=timed.coarse.sum().cast("int64"),
@@ -294,10 +311,11 @@ class Plan:
         import ibis
 
         some = within.filter(within.need.isin(places))
-        when = ibis.coalesce(some.time_us, some["at"], _LONG_AGO)
-        order = [when, -some.status, some.source, some.row, some.number, some.value, some.array]
-        if last:
-            order = [ibis.desc(term) for term in order]
+        # Undated facts come last either way; at one instant what was corrected stands over what was final.
+        when = ibis.coalesce(some.time_us, some["at"], _LONG_AGO if last else _FAR_OFF)
+        ties = [some.source, some.row, some.number, some.value, some.array]
+        moment = ibis.desc(when) if last else when
+        order = [moment, ibis.desc(some.status), *([ibis.desc(term) for term in ties] if last else ties)]
         window = ibis.window(group_by=[some.patient, some.index_us, some.need], order_by=order)
         ranked = some.mutate(place=ibis.row_number().over(window))
         return ranked.filter(ranked.place == 0).select("patient", "index_us", "need", "number", "value", "array")
@@ -321,7 +339,8 @@ class Plan:
     def _reason(self, joined: Any) -> Any:  # noqa: ANN401
         import ibis
 
-        is_future = joined["at"] > (2**62 if self.now_us is None else self.now_us)
+        now_us = _FAR_OFF if self.now_us is None else self.now_us
+        is_future = (joined["at"] > now_us) | (joined.time_us > now_us)
         is_numeric = joined.is_numeric == 1
         return ibis.cases(
             (joined.version > 0, int(Reason.SUPERSEDED)),
@@ -339,11 +358,13 @@ def _versioned(facts: Any) -> Any:  # noqa: ANN401
     import ibis
 
     keyed = facts.filter(facts.order_key.notnull())
-    one_row = ibis.window(group_by=[keyed.source, keyed.order_key, keyed.row])
+    version = [keyed.patient, keyed.source, keyed.order_key]
+    one_row = ibis.window(group_by=[*version, keyed.row])
     # What one row says, of birth and death as well, is one version.
     keyed = keyed.mutate(said=ibis.coalesce(keyed.known_us, _LONG_AGO).max().over(one_row))
     versions = ibis.window(
-        group_by=[keyed.source, keyed.order_key], order_by=[ibis.desc(keyed.said), ibis.desc(keyed.row)]
+        group_by=[keyed[name] for name in ("patient", "source", "order_key")],
+        order_by=[ibis.desc(keyed.said), ibis.desc(keyed.row)],
     )
     keyed = keyed.mutate(version=ibis.dense_rank().over(versions).cast("int64")).drop("said")
     alone = facts.filter(facts.order_key.isnull()).mutate(version=ibis.literal(0).cast("int64"))

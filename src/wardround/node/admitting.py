@@ -26,10 +26,11 @@ import numpy.typing as npt
 from wardround.clinical import contract as contracts
 from wardround.clinical import disclosure, quality
 from wardround.clinical.contract import DataContract
+from wardround.clinical.derivation import Disclosure
 from wardround.clinical.quality import QualityReport
 from wardround.clinical.table import StudyTable
 from wardround.codec import canonical
-from wardround.errors import ClinicalError, PolicyError, TooFewRecordsError
+from wardround.errors import PolicyError, TooFewRecordsError
 from wardround.harmonization import lineage
 from wardround.harmonization.harmonize import Harmonized
 from wardround.ids import Digest
@@ -37,7 +38,7 @@ from wardround.sources.harmonized import HarmonizedSource
 from wardround.storage.lineage_log import LineageLog
 from wardround.storage.past_cohorts import PastCohorts
 
-__all__ = ["COHORTS", "LINEAGE", "Admitted", "admit", "admit_events", "quality_of"]
+__all__ = ["COHORTS", "LINEAGE", "Admitted", "admit", "admit_events", "quality_of", "rules_of"]
 
 COHORTS: Final = "cohorts"
 LINEAGE: Final = "lineage.jsonl"
@@ -89,14 +90,21 @@ def admit_events(
         state: Where the node remembers past cohorts and lineage; None neither compares nor writes.
 
     Raises:
-        ClinicalError: The events do not fit, or are worse than the contract allows.
-        PolicyError: A disclosure rule does not hold, or the cohort would isolate patients of a past one.
+        ClinicalError: A source cannot be read, or its values do not fit.
+        PolicyError: The events are worse than the contract allows, too few, break a disclosure rule, or would isolate
+            patients of a past cohort; which of these does not leave the site.
     """
-    harmonized = source.read(contract)
+    # What share of the local codes nobody has confirmed shows only to who reads them all.
+    harmonized = source.read(contract, restricted=contract.quality.unmapped_max >= 1.0)
     if refusals := quality.check(quality_of(harmonized, contract), contract.quality):
-        raise ClinicalError("the site's events are not good enough for this study: " + "; ".join(refusals))
-    rules = disclosure.stricter(contract.disclosure, source.mapping.disclosure)
-    admitted = admit(harmonized.table(), msgspec.structs.replace(contract, disclosure=rules))
+        raise PolicyError("the site's events are not good enough for this study: " + "; ".join(refusals))
+    rules = rules_of(contract, source.mapping.disclosure)
+    try:
+        table = harmonized.table()
+    except TooFewRecordsError as error:
+        # One code for whatever refuses a cohort, or the code would count it.
+        raise PolicyError(str(error)) from None
+    admitted = admit(table, msgspec.structs.replace(contract, disclosure=rules))
     if state is None:
         return admitted
     table, left_out = admitted.table, dict(admitted.left_out)
@@ -110,10 +118,17 @@ def admit_events(
         if not disclosure.admission(table, contract, rules).keep.all():
             raise PolicyError("without the patients whom a past cohort would isolate, the disclosure rules do not hold")
     if len(table.held_out) < contract.min_records:
-        raise TooFewRecordsError(f"{len(table.held_out)} records are left, and the contract asks for more")
+        raise PolicyError(f"{len(table.held_out)} records are left, and the contract asks for more")
     record = _record(source, harmonized, contract, table, left_out, site=site, study=study)
     written = LineageLog(state / LINEAGE).append(record)
     return Admitted(table=table, left_out=left_out, lineage=written)
+
+
+def rules_of(contract: DataContract, site: Disclosure) -> Disclosure:
+    """Of the study's and the site's rules the stricter; the site's quasi-identifiers count where the study has them."""
+    columns = {column.name for column in contract.columns}
+    known = tuple(name for name in site.quasi_identifiers if name in columns)
+    return disclosure.stricter(contract.disclosure, msgspec.structs.replace(site, quasi_identifiers=known))
 
 
 def quality_of(harmonized: Harmonized, contract: DataContract) -> QualityReport:
@@ -129,6 +144,7 @@ def quality_of(harmonized: Harmonized, contract: DataContract) -> QualityReport:
         failed["implausible"] = sum(failed[check] for check in values)
         grouped[column] = {"rows": sum(counts.values()), **failed}
         covered[column] = _present(assembled.cells[column])
+    missing_time = sum(told.undated.values())
     unparseable = sum(
         count
         for source in told.sources
@@ -137,7 +153,7 @@ def quality_of(harmonized: Harmonized, contract: DataContract) -> QualityReport:
     )
     unmapped = sum(told.unmapped.values())
     invalid = sum(told.invalid.values())
-    others = {"unmapped": unmapped, "unparseable": unparseable, "invalid_code": invalid}
+    others = {"unmapped": unmapped, "unparseable": unparseable, "invalid_code": invalid, "missing_time": missing_time}
     grouped[""] = {"rows": sum(others.values()), **others}
     return quality.filled(grouped, covered, records=assembled.records, patients=harmonized.patients)
 

@@ -1,7 +1,7 @@
 """What a data steward sees before a study may read: coverage, quality, distributions, and codes that need a decision.
 
-Everything here is the site's own and stays there. Values appear as shares and as counts in ranges, with counts below
-the contract's small cell hidden, so that a screen shown over a shoulder shows nobody's value.
+Everything here is the site's own and stays there. Values appear as counts in ranges that the contract states, without
+small cells and without what would give one away, so that a screen shown over a shoulder shows nobody's value.
 """
 
 import os
@@ -12,12 +12,13 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from wardround.clinical import contract as contracts
 from wardround.clinical import derivation, quality
 from wardround.clinical.contract import Column, DataContract
+from wardround.clinical.disclosure_tables import HIDDEN, shown
 from wardround.clinical.quality import QualityReport
-from wardround.clinical.table import StudyTable
 from wardround.errors import ClinicalError, PolicyError
 from wardround.harmonization import confirmations, suggest_embedding
 from wardround.harmonization.events import PATIENT, Scope, SourceReport
@@ -27,9 +28,10 @@ from wardround.node import admitting
 from wardround.sources import event_mapping
 from wardround.sources.harmonized import HarmonizedSource
 
-__all__ = ["Bars", "Check", "Decision", "check", "decide", "open_events", "preview", "questions"]
+__all__ = ["Bars", "Check", "Decision", "Preview", "check", "decide", "open_events", "preview", "questions"]
 
 _BINS: Final = 10
+_MOST_BARS: Final = 100
 _LOCAL: Final = "local:"
 
 
@@ -60,12 +62,23 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bars(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature column: how many records have it, and how they are spread; None is fewer than the small cell."""
+    """One column: how many records have it, and how they are spread; None is hidden.
+
+    Without a range in the contract there are no `labels`: ranges between the records' own values would show these.
+    """
 
     name: str
-    covered: int
+    covered: int | None
     labels: list[str]
     counts: list[int | None]
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """How a study table's columns are spread; None is hidden."""
+
+    records: int | None
+    patients: int | None
+    columns: list[Bars]
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +115,8 @@ def check(source: HarmonizedSource, contract: DataContract) -> Check:
     try:
         table = harmonized.table()
         records = len(table.held_out)
-        admitting.admit(table, contract)
+        rules = admitting.rules_of(contract, source.mapping.disclosure)
+        admitting.admit(table, msgspec.structs.replace(contract, disclosure=rules))
     except (ClinicalError, PolicyError) as error:
         refusals.append(str(error))
     return Check(
@@ -119,16 +133,26 @@ def check(source: HarmonizedSource, contract: DataContract) -> Check:
     )
 
 
-def preview(table: StudyTable, contract: DataContract) -> list[Bars]:
-    """How the study table's columns are spread, in ranges that no record chooses where the contract has bounds."""
+def preview(source: HarmonizedSource, contract: DataContract) -> Preview:
+    """How the columns of the study's table are spread at this site.
+
+    Raises:
+        ClinicalError: The events do not fit the contract.
+        UnavailableError: A source did not answer.
+    """
+    table = source.load(contract)
+    least = admitting.rules_of(contract, source.mapping.disclosure).small_cell
     found, start = [], 0
-    least = max(contract.disclosure.small_cell, 1)
     for column in contract.columns:
-        names = contracts.column_features(column)
-        for place, name in enumerate(names, start=start):
-            found.append(_bars(name, table.features[:, place], column, least))
-        start += len(names)
-    return found
+        stop = start + len(contracts.column_features(column))
+        found.append(_bars(column, table.features[:, start:stop], least))
+        start = stop
+    records, patients = len(table.held_out), table.report.patients
+    return Preview(
+        records=records if records >= least else None,
+        patients=patients if patients >= least else None,
+        columns=found,
+    )
 
 
 def questions(source: HarmonizedSource, contract: DataContract) -> tuple[list[Suggestion], dict[str, Profile]]:
@@ -173,18 +197,40 @@ def decide(source: HarmonizedSource, decisions: list[Decision], profiles: dict[s
     confirmations.write(source.codes, entries)
 
 
-def _bars(name: str, values: np.typing.NDArray[np.float32], column: Column, least: int) -> Bars:
-    present = values[~np.isnan(values)]
-    if column.kind != "number" or name == f"{column.name}=missing":
-        labels, counts = ["no", "yes"], np.bincount((present > 0).astype(np.int64), minlength=2)
-    else:
-        low = column.minimum if column.minimum is not None else float(present.min(initial=0.0))
-        high = column.maximum if column.maximum is not None else float(present.max(initial=1.0))
-        edges = np.linspace(low, max(high, low + 1e-9), _BINS + 1)
-        counts = np.histogram(present, edges)[0]
-        labels = [f"{left:.3g} to {right:.3g}" for left, right in pairwise(edges.tolist())]
-    shown = [int(count) if count == 0 or count >= least else None for count in counts]
-    return Bars(name=name, covered=len(present), labels=labels, counts=shown)
+def _bars(column: Column, features: npt.NDArray[np.float32], least: int) -> Bars:
+    indicators = column.missing == "mask"
+    values = features[:, : features.shape[1] - indicators]
+    present = values[~np.isnan(values).any(axis=1)]
+    labels, counts = _binned(column, present)
+    records, covered = len(values), len(present)
+    if not covered:
+        return Bars(name=column.name, covered=0, labels=[], counts=[])
+    # With those who have no value, the cells add up to the records, which everybody knows.
+    absent = [records - covered] if records > covered else []
+    told = shown(counts.tolist() + absent if labels else [covered, *absent], least)
+    is_whole = told.total != HIDDEN
+    cells = [count if is_whole and count != HIDDEN else None for count in told.cells.tolist()]
+    is_told = cells[-1] is not None if absent else covered >= least
+    return Bars(
+        name=column.name,
+        covered=covered if is_told else None,
+        labels=labels,
+        counts=cells[: len(labels)],
+    )
+
+
+def _binned(column: Column, present: npt.NDArray[np.float32]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """What the contract lets a column be, and how many records are that; nothing for arrays and without bounds."""
+    low, high, width = column.minimum, column.maximum, present.shape[1]
+    if column.kind == "category" and width <= _MOST_BARS:
+        return [*column.categories, *["other"] * column.other], np.count_nonzero(present, axis=0)
+    if column.kind == "boolean":
+        return ["no", "yes"], np.bincount((present[:, 0] > 0).astype(np.int64), minlength=2)
+    if column.kind == "category" or width != 1 or low is None or high is None:
+        return [], np.zeros(0, dtype=np.int64)
+    edges = np.linspace(low, high, _BINS + 1)
+    counts = np.histogram(np.clip(present[:, 0].astype(np.float64), low, high), edges)[0]
+    return [f"{left:.3g} to {right:.3g}" for left, right in pairwise(edges.tolist())], counts
 
 
 def _targets(contract: DataContract) -> list[Target]:

@@ -7,13 +7,13 @@ from wardround.clinical.contract import DataContract
 from wardround.clinical.table import StudyTable
 from wardround.codec import canonical
 from wardround.errors import ClinicalError
-from wardround.harmonization import confirmations
+from wardround.harmonization import confirmations, embedded
 from wardround.harmonization.events import EventSource
-from wardround.harmonization.harmonize import Harmonized, harmonize
+from wardround.harmonization.harmonize import Execute, Harmonized, harmonize
 from wardround.harmonization.lineage import Confirmation
-from wardround.ids import Digest
 from wardround.sources import event_mapping
 from wardround.sources.event_mapping import EventMapping
+from wardround.sources.site import Site
 
 __all__ = ["HarmonizedSource"]
 
@@ -25,11 +25,19 @@ class HarmonizedSource:
         mapping: The mapping.
         folder: Where it lies.
         environ: Where its secrets may be.
+
+    Attributes:
+        mapping: The mapping; `digest` says with which one, and which confirmed codes, a tensor was made.
+        confirmed: Who said what each local code means.
     """
 
     def __init__(self, mapping: EventMapping, folder: Path, environ: Mapping[str, str]) -> None:
         self.mapping = mapping
         self._folder = folder
+        self._environ = environ
+        # Before what they say is used, so that a lineage never names what was not.
+        self.digest = event_mapping.digest(mapping, folder)
+        self.confirmed = _confirmed(folder)
         self._site = event_mapping.site_data(mapping, folder, environ)
 
     @property
@@ -46,21 +54,6 @@ class HarmonizedSource:
     def key(self) -> bytes:
         """The site's secret, from which pseudonyms and what is kept of cohorts follow."""
         return self._site.key
-
-    @property
-    def digest(self) -> Digest:
-        """What says with which mapping a tensor was made."""
-        return event_mapping.digest(self.mapping, self._folder)
-
-    @property
-    def confirmed(self) -> tuple[Confirmation, ...]:
-        """Who said what each local code means that is in use."""
-        entries = confirmations.read(self.codes).codes
-        return tuple(
-            Confirmation(local=local, concept=entry.to, by=entry.confirmed_by, at=str(entry.at or ""))
-            for local, entry in sorted(entries.items())
-            if entry.is_confirmed and entry.to
-        )
 
     def load(self, contract: DataContract) -> StudyTable:
         """The study table; see `wardround.ports.RecordSource`."""
@@ -81,5 +74,33 @@ class HarmonizedSource:
             raise ClinicalError(
                 "this site's mapping describes events, and the study's contract has no cohort: it asks for a table"
             )
-        study = canonical.digest(canonical.encode(contract))
-        return harmonize(contract, self._site, study, restricted=restricted, memory_mb=self.mapping.memory_mb)
+        # Columns may be added to a study: who is held out stays so.
+        study = canonical.digest(canonical.encode([contract.cohort, contract.holdout_seed]))
+        return harmonize(
+            contract,
+            self._site,
+            study,
+            execute=self._executor(contract),
+            restricted=restricted,
+            memory_mb=self.mapping.memory_mb,
+        )
+
+    def _executor(self, contract: DataContract) -> Execute:
+        if self.mapping.executor == "embedded":
+            return embedded.harvest
+        if self.mapping.executor == "partitioned":
+            from wardround.sources.partitioned import Partitioned
+
+            return Partitioned(self.mapping, self._folder, contract)
+        from wardround.sources import pushdown
+
+        return pushdown.executor(self.mapping, Site(self._folder, self.mapping.timezone or None, self._environ))
+
+
+def _confirmed(folder: Path) -> tuple[Confirmation, ...]:
+    entries = confirmations.read(folder / event_mapping.CODES_FILE).codes
+    return tuple(
+        Confirmation(local=local, concept=entry.to, by=entry.confirmed_by, at=str(entry.at or ""))
+        for local, entry in sorted(entries.items())
+        if entry.is_confirmed and entry.to
+    )

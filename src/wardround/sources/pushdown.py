@@ -22,14 +22,15 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from sqlglot import exp
 
+from wardround.clinical import codes as codes_of
 from wardround.errors import ClinicalError, ConfigError, MissingColumnError, UnavailableError, UnsafeQueryError
 from wardround.harmonization import times
 from wardround.harmonization.embedded import Reading
-from wardround.harmonization.events import SYSTEMS, SourceReport
+from wardround.harmonization.events import PATIENT, SYSTEMS, Scope, SourceReport
 from wardround.harmonization.harvest import Harvest
 from wardround.harmonization.needs import UNWANTED
 from wardround.harmonization.plan import SERVES, Plan, serves_rows, windows_rows
-from wardround.sources import event_mapping, pushdown_engines, sql_guard
+from wardround.sources import event_mapping, pushdown_checks, pushdown_engines, sql_guard
 from wardround.sources.event_columns import wanted
 from wardround.sources.event_mapping import EventMapping
 from wardround.sources.event_rows import ABSENT, UNLISTED, UNREADABLE, EventRows, coded
@@ -56,7 +57,8 @@ _REFUSED: Final = {
     Outcome.UNLISTED: UNLISTED,
     Outcome.TOO_LONG: "text too long",
 }
-_REMARKED: Final = {Outcome.EVENT, Outcome.UNLISTED, Outcome.ABSENT, Outcome.TOO_LONG}
+_HANDED: Final = {Outcome.EVENT, Outcome.NOBODY, Outcome.OUT_OF_LIFE}
+_REMARKED: Final = {*_HANDED, Outcome.UNLISTED, Outcome.ABSENT, Outcome.TOO_LONG}
 _NOTED: Final = {
     Remark.UNREADABLE: UNREADABLE,
     Remark.UNLISTED: UNLISTED,
@@ -76,8 +78,8 @@ def executor(mapping: EventMapping, site: Site) -> "PushDown":
         one = event_mapping.settings_of(table)
         if not isinstance(one, SqliteSettings | PostgresSettings | IbisSettings):
             raise ConfigError(
-                f"source {table.get('name')!r} is of kind {table.get('kind')!r}, and executor 'push-down' computes in a "
-                "database (kinds sqlite, postgresql, ibis): write executor = 'embedded' or 'partitioned'"
+                f"source {table.get('name')!r} is of kind {table.get('kind')!r}, and executor 'push-down' computes in "
+                "a database (kinds sqlite, postgresql, ibis): write executor = 'embedded' or 'partitioned'"
             )
         settings.append(one)
     return PushDown(settings, site)
@@ -141,12 +143,17 @@ class _Run:
         self._site = site
         self._blocks: list[_Block] = []
         self._unmapped: Counter[tuple[str, str]] = Counter()
+        self._invalid: Counter[str] = Counter()
+        self._undated: Counter[str] = Counter()
+        self._bounds: Counter[str] = Counter()
+        self._scope = reading.atoms.scope() if reading.restricted else Scope()
 
     def harvest(self, settings: Sequence[SqlSettings]) -> Harvest:
         tables = self._tables(settings)
         version = self._engine.version()
         if not tables:
-            return Harvest(**_tables(RESULT.empty_table()), counted={}, unmapped=self._unmapped, engine=version)
+            unmapped = dict(sorted(self._unmapped.items()))
+            return Harvest(**_tables(RESULT.empty_table()), counted={}, unmapped=unmapped, engine=version)
         statement = Statement(self._engine.spelling)
         for table, block in zip(tables, self._blocks, strict=True):
             statement.query(table.query, block.query)
@@ -159,14 +166,22 @@ class _Run:
         if any(result_of(rows, "strays")["facts"].to_pylist()):
             raise UnavailableError("rows changed while they were read: read them again")
         self._report(rows, tables)
-        counted = [
-            {"quantity": row["need"], "reason": row["total"], "facts": row["facts"]}
-            for row in result_of(rows, "counted").to_pylist()
-        ]
+        counted, misplaced = (
+            [
+                {"quantity": row["need"], name: row["total"], "facts": row["facts"]}
+                for row in result_of(rows, step).to_pylist()
+            ]
+            for step, name in (("counted", "reason"), ("misplaced", "before_birth"))
+        )
         earliest = result_of(rows, "earliest").to_pylist()
         return Harvest(
             **_tables(rows),
             counted=self._plan.of_needs(counted),
+            misplaced=self._plan.misplaced_of_needs(misplaced),
+            invalid=dict(self._invalid),
+            patients=sum(result_of(rows, "people")["facts"].to_pylist()),
+            undated=self._undated,
+            bounds=self._bounds,
             conflicts=frozenset(result_of(rows, "conflicts")["patient"].to_pylist()),
             earliest={row["patient"]: row["index_us"] for row in earliest},
             unmapped=dict(sorted(self._unmapped.items())),
@@ -176,7 +191,7 @@ class _Run:
 
     def _tables(self, settings: Sequence[SqlSettings]) -> list[Table]:
         names = {name: place for place, name in enumerate(sorted(one.name for one in settings))}
-        found = []
+        found: list[Table] = []
         for one in settings:
             for number, entry in enumerate(one.events):
                 block = _Block(settings=one, entry=entry, number=number, query=self._checked(one, entry))
@@ -201,9 +216,9 @@ class _Run:
         entry, name = block.entry, block.settings.name
         rows = EventRows(entry, self._site, name, block=block.number)
         atoms = {
-            number: atom
+            number: self._reading.atoms.of(*coded(column))
             for number, column in enumerate(entry.columns)
-            if (atom := self._reading.atoms.of(*coded(column))) != UNWANTED
+            if self._scope.wants(*coded(column))
         }
         if not entry.code and not atoms:
             return None
@@ -226,18 +241,19 @@ class _Run:
             where=block.where,
             atoms=atoms,
         )
-        table.check()
+        pushdown_checks.check(table)
         if not entry.code:
             return table
-        codes = self._codes(table, block.query)
-        return replace(table, codes=codes) if codes else None
+        found = self._codes(table, block.query)
+        return replace(table, codes=found) if found else None
 
     def _codes(self, table: Table, query: exp.Query) -> list[Code]:
         atoms, entry = self._reading.atoms, table.entry
         missing = set(table.rows.missing_texts.to_pylist())
         known = {code: atom for (system, code), atom in atoms.codes().items() if system == entry.system}
         by_prefix = any(system == entry.system for system, _ in atoms.prefixes())
-        if entry.system and not by_prefix and len(known) <= _MOST_LISTED and self._reading.restricted:
+        is_listed = entry.system and entry.system != PATIENT and self._reading.restricted
+        if is_listed and not by_prefix and len(known) <= _MOST_LISTED:
             return [
                 (None, code, atom)
                 for code, atom in sorted(known.items())
@@ -252,9 +268,11 @@ class _Run:
                 continue
             system = entry.system or entry.systems.get(text, SYSTEMS.get(text, text))
             atom = atoms.of(system, code)
-            if atom != UNWANTED:
+            if codes_of.valid(system, code) is False:
+                self._invalid[system] += row["n"]
+            if self._scope.wants(system, code):
                 found.append((None if entry.system else text, code, atom))
-            elif system.startswith(_LOCAL) and not self._reading.restricted:
+            if atom == UNWANTED and system.startswith(_LOCAL) and not self._reading.restricted:
                 self._unmapped[system, code] += row["n"]
         return sorted(found, key=lambda one: (one[0] or "", one[1]))
 
@@ -272,7 +290,7 @@ class _Run:
         return rows
 
     def _rows(self, statement: exp.Query, schema: pa.Schema, most: int) -> pa.Table:
-        found = [schema.empty_table()]
+        found: list[pa.Table] = [schema.empty_table()]
         count = 0
         for batch in self._engine.rows(statement, self._values(statement)):
             count += batch.num_rows
@@ -301,8 +319,9 @@ class _Run:
                 if outcome in _REMARKED:
                     for bit, name in _NOTED.items():
                         report.note(name, count if remark & bit else 0)
-                if outcome == Outcome.EVENT:
+                if outcome in _HANDED:
                     report.events += count
+                    self._count(block.settings.name, Outcome(outcome), remark, count)
                 elif outcome in _REFUSED:
                     report.refuse(_REFUSED[Outcome(outcome)], count)
                 elif outcome == Outcome.ABSENT:
@@ -313,9 +332,17 @@ class _Run:
         for source in self._reading.sources:
             source.report = reports[source.name]
 
+    def _count(self, source: str, outcome: Outcome, remark: int, count: int) -> None:
+        if remark & Remark.UNWANTED:
+            return
+        if outcome == Outcome.OUT_OF_LIFE:
+            self._undated[source] += count
+        if outcome == Outcome.EVENT and remark & Remark.BOUND:
+            self._bounds[source] += count
+
 
 def _tables(rows: pa.Table) -> dict[str, Any]:
-    return {step: result_of(rows, step) for step in ("records", "sums", "first", "last", "medians")}
+    return {step: result_of(rows, step) for step in ("records", "sums", "first", "last", "medians", "consents")}
 
 
 def _check_outcomes(outcomes: set[int], table: Table) -> None:

@@ -147,7 +147,7 @@ class SqliteEngine(_SessionEngine):
         """The kinds of all cells, by column."""
         names = {"integer": "integer", "real": "double", "text": "text", "null": ""}
         cells = ", ".join(f"TYPEOF({self.spelling.column(name)}) AS c{place}" for place, name in enumerate(columns))
-        asked = _over(_query(f"SELECT DISTINCT {cells} FROM {_QUERY} AS q", self.spelling), query)
+        asked = _over(_query(f"SELECT DISTINCT {cells} FROM {_QUERY} AS q", self.spelling), query)  # noqa: S608, names and literals of our own
         found = self._session.fetch(asked.limit(_MOST_SHAPES), values)
         return {
             name: frozenset(names.get(kind, kind) for kind in found.column(place).to_pylist()) - {""}
@@ -166,7 +166,7 @@ class PostgresEngine(_SessionEngine):
         cells = ", ".join(
             f"CAST(PG_TYPEOF({self.spelling.column(name)}) AS TEXT) AS c{place}" for place, name in enumerate(columns)
         )
-        text = f"SELECT {cells} FROM (SELECT 1 AS one) AS o LEFT JOIN {_QUERY} AS q ON 1 = 0"
+        text = f"SELECT {cells} FROM (SELECT 1 AS one) AS o LEFT JOIN {_QUERY} AS q ON 1 = 0"  # noqa: S608, names and literals of our own
         found = self._session.fetch(_over(_query(text, self.spelling), query), values)
         types = [found.column(place)[0].as_py() for place in range(len(columns))]
         return {name: frozenset({_POSTGRES_KINDS.get(kind, kind)}) for name, kind in zip(columns, types, strict=True)}
@@ -223,8 +223,9 @@ class IbisEngine:
         yield from _reported(expression.to_pyarrow).to_batches()
 
     def close(self) -> None:
-        """Disconnect."""
-        _reported(self._connection.disconnect)
+        """Disconnect; Spark's session is the whole process's, and not ours to stop."""
+        if self._connection.name != "pyspark":
+            _reported(self._connection.disconnect)
 
     def _schema(self, query: exp.Query, values: dict[str, object]) -> Any:  # noqa: ANN401, ibis' own
         text = _bound(query, values).sql(self.spelling.dialect)

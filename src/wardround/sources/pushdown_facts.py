@@ -1,13 +1,15 @@
-"""One table of events as SQL: the rows of a mapping's query become the facts that DuckDB would be given in this process.
+"""One table of events as SQL: the rows of a mapping's query become the facts that they become in this process.
 
     query -> cells as texts, numbers, instants -> wanted codes, rows in the key's order -> what became of each -> facts
 
 It says in SQL what `wardround.sources.event_rows` does to columns, row for row and reason for reason. Whatever cannot
 be said exactly is refused, with the setting's name and what to write instead: texts that are to become numbers, times
-of a zone's clocks, columns of two kinds. Nothing here reads a database.
+of a zone's clocks, columns of two kinds (`wardround.sources.pushdown_checks`). Nothing here reads a database.
+
+The SQL is made of our own names, of columns' names quoted by the dialect, and of literals escaped by it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -49,8 +51,8 @@ _LONGEST: Final = 200
 _BIRTH, _SEX = "birth-date", "sex"
 _MOMENTS: Final = {_BIRTH, "death", "seen"}
 _TOLD: Final = {_BIRTH: 1, _SEX: 2}
+_BOUNDS: Final = [sign for sign, meaning in COMPARATORS.items() if meaning]
 _NUMBERED: Final = {status: str(number) for number, status in enumerate(STATUSES)}
-_INSTEAD: Final = "or executor = 'embedded'"
 
 
 class Outcome(IntEnum):
@@ -67,6 +69,8 @@ class Outcome(IntEnum):
     NO_KEY = 8
     KEY_TWICE = 9
     NOTHING = 10
+    NOBODY = 11
+    OUT_OF_LIFE = 12
 
 
 class Remark(IntEnum):
@@ -77,6 +81,8 @@ class Remark(IntEnum):
     UNLISTED = 2
     COMPARATOR = 4
     STATUS = 8
+    BOUND = 16
+    UNWANTED = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +99,8 @@ class Table:
         place: Its place among all tables; its steps are named by it.
         namespace: What its patients' identifiers are unique in.
         where: What it is called in an error.
-        codes: Of a table with a column of codes those that are wanted, with their atoms.
-        atoms: Of a wide table the atoms of its columns that are wanted, by their places.
+        codes: Of a table with a column of codes those that are in scope, with their atoms.
+        atoms: Of a wide table the atoms of its columns that are in scope, by their places.
     """
 
     entry: QueryEvents
@@ -119,38 +125,12 @@ class Table:
         """Whether the codes are whole numbers in the database too, so that it may use its index of them."""
         return self.kinds[self.entry.code] == {"integer"} and not self.entry.system_column
 
-    def check(self) -> None:
-        """Refuse what cannot be computed exactly there.
-
-        Raises:
-            ConfigError: Names the setting, and says what to write instead.
-        """
-        entry = self.entry
-        if not entry.key:
-            self._refuse("needs a key, since rows without one have no order there: name a unique column")
-        if not entry.patient:
-            self._refuse("needs a column of patients")
-        if entry.decimal_comma:
-            self._refuse(f"knows no decimal_comma: give a numeric column in the query, {_INSTEAD}")
-        if entry.number and entry.number == entry.value:
-            self._refuse(f"needs two columns for number and value: take them apart in the query, {_INSTEAD}")
-        for setting in ("patient", "code", "system_column", "value", "unit", "status", "comparator", "order_key"):
-            self._check_text(getattr(entry, setting), setting)
-        self._check_number(entry.number, "number")
-        for setting in ("time", "known"):
-            if name := getattr(entry, setting):
-                self._instant(name, setting)
-        if self.spelling.dialect == "sqlite" and not self._is(entry.key, {"integer"}, {"text"}):
-            self._refuse(f"needs a key of whole numbers or of texts, and {entry.key!r} holds {self._held(entry.key)}")
-        for place in self.atoms:
-            self._check_wide(entry.columns[place])
-
     def distinct_codes(self) -> str:
         """How often each code of the table occurs, with its system's text where there is one."""
         system = self._text(self.entry.system_column, "q") if self.entry.system_column else "NULL"
         code = self._text(self.entry.code, "q")
         system = f"CAST({system} AS {self.spelling.type('string')})"
-        return f"SELECT {system} AS system, {code} AS code, COUNT(*) AS n FROM {self.query} AS q GROUP BY 1, 2"
+        return f"SELECT {system} AS system, {code} AS code, COUNT(*) AS n FROM {self.query} AS q GROUP BY 1, 2"  # noqa: S608, names and literals of our own
 
     def strays(self) -> str:
         """How many rows hold a cell of a kind that was not there when the kinds were asked (SQLite)."""
@@ -159,7 +139,7 @@ class Table:
         for name, kinds in self.kinds.items():
             listed = ", ".join(f"'{allowed[kind]}'" for kind in sorted(kinds) if kind in allowed)
             strange.append(f"NOT TYPEOF({self.spelling.column(name)}) IN ('null'{', ' if listed else ''}{listed})")
-        return f"SELECT COUNT(*) AS n FROM {self.query} AS q WHERE {' OR '.join(strange)}"
+        return f"SELECT COUNT(*) AS n FROM {self.query} AS q WHERE {' OR '.join(strange)}"  # noqa: S608, names and literals of our own
 
     def code_rows(self) -> tuple[dict[str, str], list[tuple[object, ...]]]:
         """The table of wanted codes: its columns and rows."""
@@ -181,7 +161,7 @@ class Table:
         given = {"key": spell.column(entry.key), "patient": patient}
         for setting in ("time", "known"):
             name = getattr(entry, setting)
-            given[f"{setting}_us"] = self._instant(name, setting) if name else spell.cell(None, "int64")
+            given[f"{setting}_us"] = self.instant(name, setting) if name else spell.cell(None, "int64")
             given[f"{setting}_cell"] = spell.column(name) if name else "NULL"
         if self.rows.fixed is not None:
             given["time_us"] = spell.cell(self.rows.fixed.time_us, "int64")
@@ -202,7 +182,7 @@ class Table:
         cells = ", ".join(f"{cell} AS {name}" for name, cell in given.items())
         over = "OVER (ORDER BY k.key)"
         return (
-            f"SELECT k.*, ROW_NUMBER() {over} - 1 AS number_of_row, LAG(k.key) {over} AS key_before "
+            f"SELECT k.*, ROW_NUMBER() {over} - 1 AS number_of_row, LAG(k.key) {over} AS key_before "  # noqa: S608, names and literals of our own
             f"FROM (SELECT {cells} FROM {self.query} AS q{joined}) AS k"
         )
 
@@ -221,16 +201,22 @@ class Table:
         number, given, strange = self._number("r.number") if entry.number else ("NULL", "1 = 0", "1 = 0")
         value, unlisted = self._value("r.value", entry.values) if entry.value else ("NULL", "1 = 0")
         has_value = f"{value} IS NOT NULL" if entry.value else "1 = 0"
-        odd = "1 = 0"
+        odd = bound = "1 = 0"
         if entry.comparator and entry.number:
+            bound = f"(COALESCE(r.comparator IN ({self._listed(_BOUNDS)}), 1 = 0))"
             odd = f"(r.comparator IS NOT NULL AND NOT r.comparator IN ({self._listed(COMPARATORS)}))"
-            number = f"CASE WHEN NOT {odd} THEN {number} END"
+            number = f"CASE WHEN NOT {odd} AND NOT {bound} THEN {number} END"
         cases = [(f"{unlisted} AND NOT {given}", Outcome.UNLISTED)]
         if entry.number or entry.value:
             cases.append((f"NOT ({given} OR {has_value} OR {strange})", Outcome.ABSENT))
         unit = spell.literal(entry.unit_fixed) if entry.unit_fixed else "r.unit"
         cases.append((self._too_long("r.patient", value, unit, "r.order_key"), Outcome.TOO_LONG))
-        remarks = {f"({strange} AND NOT {unlisted})": Remark.UNREADABLE, odd: Remark.COMPARATOR, f"({unlisted} AND {given})": Remark.UNLISTED}
+        remarks = {
+            f"({strange} AND NOT {unlisted})": Remark.UNREADABLE,
+            odd: Remark.COMPARATOR,
+            bound: Remark.BOUND,
+            f"({unlisted} AND {given})": Remark.UNLISTED,
+        }
         return self._event(
             {"atom": "r.atom", "told": "r.told", "number": number, "value": value, "unit": unit}, cases, remarks
         )
@@ -264,7 +250,7 @@ class Table:
             time = spell.instant(cell, spell.days[kind])
             vague = spell.vague.format(x=cell, blanks=spell.literal(" \t\r\n"))
         else:
-            time, vague = self._instant(column.source, "columns", cell), "1 = 0"
+            time, vague = self.instant(column.source, "columns", cell), "1 = 0"
         blank = f"{cell} IS NULL"
         if self.kinds[column.source] == {"text"}:
             blank = f"{spell.without(spell.trimmed(cell), self.rows.missing_texts.to_pylist())} IS NULL"
@@ -274,10 +260,16 @@ class Table:
             (f"{time} IS NULL", Outcome.UNPARSEABLE_TIME),
             (self._too_long("r.patient", "r.order_key"), Outcome.TOO_LONG),
         ]
-        return self._event(given | {"time_us": time, "known_us": "NULL", "status": "0"}, cases, {})
+        given |= {"time_us": time, "known_us": "NULL", "status": "0"}
+        return self._event(given, cases, {}, is_moment=True)
 
     def _event(
-        self, given: Mapping[str, str], cases: Sequence[tuple[str, Outcome]], remarks: Mapping[str, Remark]
+        self,
+        given: Mapping[str, str],
+        cases: Sequence[tuple[str, Outcome]],
+        remarks: Mapping[str, Remark],
+        *,
+        is_moment: bool = False,
     ) -> str:
         spell = self.spelling
         said = dict(remarks)
@@ -287,7 +279,7 @@ class Table:
             unknown = f"(r.status IS NOT NULL AND NOT r.status IN ({self._listed(known)}))"
             status = f"CASE WHEN r.status IS NULL THEN 0 WHEN {unknown} THEN {_NUMBERED['unknown']} "
             status += f"ELSE {spell.meant('r.status', known.items())} END"
-            if "status" not in given:
+            if not is_moment:
                 said[unknown] = Remark.STATUS
         person = spell.literal(f"{self.namespace}|") + f" || {spell.stripped('r.patient')}"
         cells = {
@@ -308,9 +300,12 @@ class Table:
             **given,
         }
         cells["unit"] = f"COALESCE({cells['unit']}, '')"
-        kinds = {"patient": "string", "number": "float64", "value": "string", "unit": "string", "order_key": "string"}
-        listed = ", ".join(f"CAST({cells[n]} AS {spell.type(kinds.get(n, 'int64'))}) AS {n}" for n in COLUMNS)
-        return f"SELECT {listed} FROM wardround_rows_{self.place} AS r"
+        kinds = {"number": "float64"} | dict.fromkeys(("patient", "value", "unit", "order_key"), "string")
+        typed = {name: f"CAST({cells[name]} AS {spell.type(kinds.get(name, 'int64'))})" for name in COLUMNS}
+        listed = ", ".join(
+            f"{cell}{spell.binary if kinds.get(name) == 'string' else ''} AS {name}" for name, cell in typed.items()
+        )
+        return f"SELECT {listed} FROM wardround_rows_{self.place} AS r"  # noqa: S608, names and literals of our own
 
     def _row_outcome(self) -> str:
         bad = {setting: f"(r.{setting}_cell IS NOT NULL AND r.{setting}_us IS NULL)" for setting in ("time", "known")}
@@ -346,65 +341,39 @@ class Table:
         text = self.spelling.trimmed(self.spelling.column(name, table))
         return self.spelling.without(text, self.rows.missing_texts.to_pylist() if missing else ())
 
-    def _instant(self, name: str, setting: str, cell: str = "") -> str:
+    def instant(self, name: str, setting: str, cell: str = "") -> str:
+        """A column of times as microseconds.
+
+        Raises:
+            ConfigError: It holds something that the engine cannot place exactly.
+        """
         entry, spell = self.entry, self.spelling
         cell = cell or spell.column(name)
         kinds = self.kinds[name]
         templates = {**spell.instants, **(spell.naive if self.rows.zone == "UTC" else {})}
-        if entry.epoch and kinds <= {"integer"}:
+        if not kinds:
+            return spell.cell(None, "int64")
+        if entry.epoch and kinds == {"integer"}:
             return spell.counted(cell, entry.epoch)
         if not entry.epoch and len(kinds) == 1 and (template := templates.get(next(iter(kinds)))):
             return spell.instant(cell, template)
-        if not kinds:
-            return spell.cell(None, "int64")
-        self._refuse(
-            f"cannot place the times of {setting} ({name!r} holds {self._held(name)}): give whole microseconds since "
-            f"1970 UTC in the query, and epoch = 'us', {_INSTEAD}"
+        raise self.refused(
+            f"cannot place the times of {setting} ({name!r} holds {self.held(name)}): give whole microseconds since "
+            "1970 UTC in the query, and epoch = 'us'"
         )
 
-    def _check_text(self, name: str, setting: str) -> None:
-        if name and not self.kinds[name] <= self.spelling.texts:
-            self._refuse(
-                f"takes texts and whole numbers for {setting}, and {name!r} holds {self._held(name)}: "
-                f"cast it in the query, {_INSTEAD}"
-            )
-
-    def _check_number(self, name: str, setting: str) -> None:
-        if name and not self.kinds[name] <= self.spelling.numbers:
-            self._refuse(
-                f"takes numbers for {setting}, and {name!r} holds {self._held(name)}: give a column of doubles in the "
-                f"query, {_INSTEAD}"
-            )
-
-    def _check_wide(self, column: WideColumn) -> None:
-        system, code = coded(column)
-        if system == PATIENT and code == _BIRTH:
-            kinds = self.kinds[column.source]
-            if len(kinds) > 1 or not kinds <= set(self.spelling.days):
-                self._refuse(
-                    f"takes {' or '.join(sorted(self.spelling.days))} columns for births, and {column.source!r} holds "
-                    f"{self._held(column.source)}: give whole dates in the query, {_INSTEAD}"
-                )
-        elif system == PATIENT and code in _MOMENTS:
-            self._instant(column.source, "columns")
-        elif column.values or column.text:
-            self._check_text(column.source, "columns")
-        else:
-            self._check_number(column.source, "columns")
-
-    def _is(self, name: str, *allowed: set[str]) -> bool:
-        return any(self.kinds[name] <= one for one in allowed)
-
-    def _held(self, name: str) -> str:
+    def held(self, name: str) -> str:
+        """What a column holds, for an error."""
         return " and ".join(sorted(self.kinds[name])) or "nothing"
 
-    def _refuse(self, what: str) -> None:
-        raise ConfigError(f"{self.where}: executor 'push-down' {what}")
+    def refused(self, what: str) -> ConfigError:
+        """The error of a setting that cannot be followed exactly."""
+        return ConfigError(f"{self.where}: executor 'push-down' {what}, or write executor = 'embedded'")
 
     def _system(self, text: str) -> str:
         return self.entry.systems.get(text, SYSTEMS.get(text, text))
 
-    def _listed(self, words: Mapping[str, object]) -> str:
+    def _listed(self, words: Iterable[str]) -> str:
         return ", ".join(self.spelling.literal(word) for word in words)
 
     def _too_long(self, *texts: str) -> str:

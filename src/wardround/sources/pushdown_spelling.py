@@ -43,6 +43,7 @@ class Spelling:
         numbers: Kinds of columns that are numbers, exactly.
         texts: Kinds of columns whose cells are texts as they are.
         infinity: The number.
+        binary: What makes a text compare by its bytes, where it would not.
         keeps: Whether a step's rows can be kept for the next steps, rather than be computed again for each.
     """
 
@@ -57,6 +58,7 @@ class Spelling:
     numbers: frozenset[str] = frozenset({"integer", "double"})
     texts: frozenset[str] = frozenset({"text", "integer", "boolean"})
     infinity: str = "CAST('Infinity' AS DOUBLE)"
+    binary: str = ""
     keeps: bool = True
 
     def column(self, name: str, table: str = "q") -> str:
@@ -144,11 +146,13 @@ _SQLITE: Final = Spelling(
     vague=f"({_SQLITE_DAY} GLOB '{_DIGIT * 4}' OR {_SQLITE_DAY} GLOB '{_DIGIT * 4}-{_DIGIT * 2}')",
     texts=frozenset({"text", "integer"}),
     infinity="9e999",
+    binary=" COLLATE BINARY",
 )
 _POSTGRES: Final = Spelling(
     dialect="postgres",
     compiler="postgres",
     text='TRIM({chars} FROM CAST({x} AS TEXT)) COLLATE "C"',
+    binary=' COLLATE "C"',
     length="OCTET_LENGTH({x})",
     instants={
         "timestamptz": "CASE WHEN ISFINITE({x}) THEN CAST(EXTRACT(EPOCH FROM {x}) * 1000000 AS BIGINT) END",
@@ -178,7 +182,6 @@ _SPARK: Final = Spelling(
     compiler="pyspark",
     text="TRIM(BOTH {chars} FROM CAST({x} AS STRING))",
     length="OCTET_LENGTH({x})",
-    instants={"timestamptz": "UNIX_MICROS({x})"},
     days={"date": "CAST(DATEDIFF(DAY, DATE '1970-01-01', {x}) AS BIGINT) * {day}"},
     keeps=False,
 )

@@ -16,15 +16,30 @@ import sqlglot
 from sqlglot import exp
 
 from wardround.errors import UnsafeQueryError
-from wardround.harmonization.harvest import MEDIANS, PICKED, RECORDS, SUMS
+from wardround.harmonization.events import KEPT_STATUSES, STATUSES
+from wardround.harmonization.harvest import CONSENTS, MEDIANS, PICKED, RECORDS, SUMS
 from wardround.harmonization.plan import UNITS, WINDOWS, Plan, facts_schema
-from wardround.sources.pushdown_facts import Outcome, Table
+from wardround.sources.pushdown_facts import COLUMNS, Outcome, Remark, Table
 from wardround.sources.pushdown_spelling import Spelling
 
 __all__ = ["PREFIX", "RESULT", "STEPS", "Statement", "result_of"]
 
 PREFIX: Final = "wardround_"
-STEPS: Final = ("records", "sums", "first", "last", "medians", "counted", "earliest", "conflicts", "told", "strays")
+STEPS: Final = (
+    "records",
+    "sums",
+    "first",
+    "last",
+    "medians",
+    "counted",
+    "earliest",
+    "misplaced",
+    "consents",
+    "conflicts",
+    "told",
+    "people",
+    "strays",
+)
 """The parts of the result, by their numbers."""
 
 RESULT: Final = pa.schema(
@@ -33,20 +48,32 @@ RESULT: Final = pa.schema(
         pa.field("patient", pa.string()),
         *((name, pa.int64()) for name in ("index_us", "need", "facts")),
         *((name, pa.float64()) for name in ("least", "most")),
-        *((name, pa.int64()) for name in ("total", "first_at", "last_at", "t", "tt", "v", "tv")),
+        *((name, pa.int64()) for name in ("total", "first_us", "last_us", "t", "tt", "v", "tv")),
         *((name, pa.string()) for name in ("value", "array")),
     ]
 )
-_TABLES: Final = {"records": RECORDS, "sums": SUMS, "first": PICKED, "last": PICKED, "medians": MEDIANS}
+_TABLES: Final = {
+    "records": RECORDS,
+    "sums": SUMS,
+    "first": PICKED,
+    "last": PICKED,
+    "medians": MEDIANS,
+    "consents": CONSENTS,
+}
 _KINDS: Final = {pa.int64(): "int64", pa.float64(): "float64", pa.string(): "string"}
 _SEXES: Final = "'male', 'female', 'other'"
 _DAY: Final = 86_400_000_000
+_LONG_AGO: Final = -(2**62)
+_EARLIEST_US: Final = -8_520_336_000_000_000
+_LATEST_US: Final = 16_725_225_600_000_000
 _KEPT: Final = {"events", "judged", "within_windows"}
 _CELLS: Final[Mapping[str, Mapping[str, str]]] = {
     "first": {"least": "number"},
     "last": {"least": "number"},
     "counted": {"need": "quantity", "total": "reason"},
     "earliest": {"index_us": "earliest"},
+    "misplaced": {"need": "quantity", "total": "before_birth"},
+    "consents": {"first_us": "time_us", "last_us": "at", "total": "status"},
     "told": {"need": "place", "total": "outcome", "t": "remark"},
 }
 """Where a part's column stands in the result, if not under its own name."""
@@ -104,28 +131,36 @@ class Statement:
                 self.values(f"codes_{table.place}", *table.code_rows())
             self.step(f"rows_{table.place}", table.cells())
             events += table.events()
-        self.step("events", " UNION ALL ".join(events))
+        self.step("events", self._judged(" UNION ALL ".join(events)))
         fact = [name for name in facts_schema() if name != "array"]
         columns = ", ".join([*(f"e.{name}" for name in fact), f"{self._spelling.cell(None, 'string')} AS array"])
-        self.step("facts", f"SELECT {columns} FROM wardround_events AS e WHERE e.outcome = {int(Outcome.EVENT)}")
+        self.step("facts", f"SELECT {columns} FROM wardround_events AS e WHERE e.outcome = 0 AND e.atom <> 0")  # noqa: S608, names and literals of our own
 
     def plan(self, plan: Plan, units: Iterable[tuple[object, ...]], windows: Iterable[tuple[object, ...]]) -> None:
         """The plan's own steps; ``facts`` and ``serves`` are steps already."""
         self.values("units", {**UNITS, "unit": "string"}, units)
         self.values("windows", WINDOWS, windows)
         steps = plan.statements(self._spelling.compiler)
-        later = ("counted", "earliest", "within_windows", "sums", "first", "last", "medians")
+        later = ("counted", "earliest", "misplaced", "consents", "within_windows", "sums", "first", "last", "medians")
         for name in ("judged", "records", *(one for one in later if one in steps)):
             tree = self._parsed(steps[name])
             for table in tree.find_all(exp.Table):
                 table.set("this", exp.to_identifier(PREFIX + table.name, quoted=True))
             self._steps[PREFIX + name] = tree
-        births = f"CASE WHEN e.told = 1 THEN FLOOR(e.time_us / {self._spelling.cell(float(_DAY), 'float64')}) END"
-        sexes = f"CASE WHEN e.told = 2 AND e.value IN ({_SEXES}) THEN e.value END"
+        self.step("standing", self._standing())
+        kept = ", ".join(str(STATUSES.index(status)) for status in KEPT_STATUSES)
+        births = f"CASE WHEN s.told = 1 THEN FLOOR(s.time_us / {self._spelling.cell(float(_DAY), 'float64')}) END"
+        sexes = f"CASE WHEN s.told = 2 AND s.value IN ({_SEXES}) THEN s.value END"
         self.step(
             "conflicts",
-            f"SELECT e.patient FROM wardround_events AS e WHERE e.outcome = 0 AND e.told > 0 GROUP BY e.patient "
-            f"HAVING MIN({births}) <> MAX({births}) OR MIN({sexes}) <> MAX({sexes})",
+            "SELECT s.patient FROM wardround_standing AS s "  # noqa: S608
+            f"WHERE (s.order_key IS NULL OR s.row = s.latest) AND s.status IN ({kept}) "
+            f"GROUP BY s.patient HAVING MIN({births}) <> MAX({births}) OR MIN({sexes}) <> MAX({sexes})",
+        )
+        handed = ", ".join(str(int(one)) for one in (Outcome.EVENT, Outcome.OUT_OF_LIFE))
+        self.step(
+            "people",
+            f"SELECT COUNT(DISTINCT e.patient) AS facts FROM wardround_events AS e WHERE e.outcome IN ({handed})",  # noqa: S608
         )
         self.step(
             "told",
@@ -133,10 +168,32 @@ class Statement:
             "GROUP BY e.place, e.outcome, e.remark",
         )
 
+    @staticmethod
+    def _judged(events: str) -> str:
+        outside = " OR ".join(
+            f"(e.{name} IS NOT NULL AND (e.{name} < {_EARLIEST_US} OR e.{name} > {_LATEST_US}))"
+            for name in ("time_us", "known_us")
+        )
+        outcome = (
+            f"CASE WHEN e.outcome > 0 THEN e.outcome WHEN e.patient LIKE '%|' THEN {int(Outcome.NOBODY)} "
+            f"WHEN {outside} THEN {int(Outcome.OUT_OF_LIFE)} ELSE 0 END"
+        )
+        own = {"outcome": outcome, "remark": f"e.remark + CASE WHEN e.atom = 0 THEN {int(Remark.UNWANTED)} ELSE 0 END"}
+        columns = ", ".join(f"{own.get(name, f'e.{name}')} AS {name}" for name in COLUMNS)
+        return f"SELECT {columns} FROM ({events}) AS e"  # noqa: S608, names and literals of our own
+
+    def _standing(self) -> str:
+        return (
+            "SELECT e.*, FIRST_VALUE(e.row) OVER (PARTITION BY e.patient, e.source, e.order_key "
+            f"ORDER BY COALESCE(e.known_us, {_LONG_AGO}) DESC, e.row DESC) AS latest FROM wardround_events AS e "
+            "WHERE e.outcome = 0 AND e.atom <> 0 AND e.told > 0"
+        )
+
     def strays(self, tables: Sequence[Table]) -> None:
         """How many rows of each table hold what they did not hold before; for engines whose columns hold anything."""
         counts = " UNION ALL ".join(
-            f"SELECT {one.place} AS need, s.n AS facts FROM ({one.strays()}) AS s" for one in tables
+            f"SELECT {one.place} AS need, s.n AS facts FROM ({one.strays()}) AS s"
+            for one in tables  # noqa: S608, names and literals of our own
         )
         self.step("strays", counts)
 
@@ -153,11 +210,15 @@ class Statement:
         own = {
             "counted": ("need", "facts", "total"),
             "earliest": ("patient", "index_us"),
+            "misplaced": ("need", "facts", "total"),
+            "consents": ("patient", "first_us", "last_us", "value", "total"),
             "conflicts": ("patient",),
+            "people": ("facts",),
             "told": ("need", "facts", "total", "t"),
             "strays": ("need", "facts"),
         }
-        names = own.get(step) or tuple("least" if one == "number" else one for one in _TABLES[step].names)
+        places = {mine: there for there, mine in _CELLS.get(step, {}).items()}
+        names = own.get(step) or tuple(places.get(one, one) for one in _TABLES[step].names)
         cells = []
         for column in RESULT:
             kind = _KINDS[column.type]
@@ -168,7 +229,7 @@ class Statement:
             )
             cell = str(number) if column.name == "step" else cell
             cells.append(f"CAST({cell} AS {self._spelling.type(kind)}) AS {self._quoted(column.name)}")
-        return f"SELECT {', '.join(cells)} FROM {PREFIX}{step} AS p"
+        return f"SELECT {', '.join(cells)} FROM {PREFIX}{step} AS p"  # noqa: S608, names and literals of our own
 
     def _whole(self, asked: exp.Query) -> exp.Query:
         for name, step in self._steps.items():
@@ -200,5 +261,6 @@ def result_of(rows: pa.Table, step: str) -> pa.Table:
     if step not in _TABLES:
         return mine
     schema = _TABLES[step]
-    columns = [mine["least" if name == "number" else name] for name in schema.names]
-    return pa.table(columns, schema=schema).sort_by([(name, "ascending") for name in schema.names[:3]])
+    places = {own: there for there, own in _CELLS.get(step, {}).items()}
+    table = pa.table([mine[places.get(name, name)] for name in schema.names], schema=schema)
+    return table.sort_by([(name, "ascending") for name in schema.names])

@@ -36,11 +36,11 @@ def judged(facts, needs, translations, affine, now_us):
     facts = [fact for fact in facts if any(serves(fact, need, translations) for need in needs)]
     said, latest = {}, {}
     for fact in facts:
-        key = (fact.source, fact.order_key, fact.row)
+        key = (fact.patient, fact.source, fact.order_key, fact.row)
         said[key] = max(said.get(key, -math.inf), -math.inf if fact.known_us is None else fact.known_us)
-    for (source, order_key, row), known in said.items():
-        latest[source, order_key] = max(latest.get((source, order_key), (known, row)), (known, row))
-    latest = {(source, key, row): latest[source, key] == (said[source, key, row], row) for source, key, row in said}
+    for (*whose, row), known in said.items():
+        latest[tuple(whose)] = max(latest.get(tuple(whose), (known, row)), (known, row))
+    latest = {(*whose, row): latest[tuple(whose)] == (said[(*whose, row)], row) for *whose, row in said}
     found = []
     for fact in facts:
         for place, need in enumerate(needs):
@@ -63,11 +63,11 @@ def serves(fact, need, translations):
 
 def one(fact, place, need, latest, affine, now_us):
     number, reason = fact.number, Reason.USED
-    if fact.order_key is not None and not latest[fact.source, fact.order_key, fact.row]:
+    if fact.order_key is not None and not latest[fact.patient, fact.source, fact.order_key, fact.row]:
         return [fact, place, number, Reason.SUPERSEDED]
     if (fact.status or "final") not in KEPT_STATUSES:
         reason = Reason.STATUS
-    elif now_us is not None and fact.at is not None and fact.at > now_us:
+    elif now_us is not None and any(at is not None and at > now_us for at in (fact.at, fact.time_us)):
         reason = Reason.FUTURE
     elif need.is_numeric:
         conversion = affine(need, fact.unit or "")
@@ -121,7 +121,9 @@ def facts_of(found, needs, record, place):
         if need != place or reason != Reason.USED or fact.patient != patient:
             continue
         delta = None if fact.at is None else fact.at - index_us
-        if delta is None or ((start is None or delta > start) and (end is None or delta <= end)):
+        if start is None and end is None:
+            inside.append((fact, number))
+        elif delta is not None and (start is None or delta > start) and (end is None or delta <= end):
             inside.append((fact, number))
     return inside
 
@@ -138,11 +140,10 @@ def derived(found, needs, record, place, arrange=None):
     if not inside:
         return None
     if how in {"first", "last", "value_at"}:
-        ordered = sorted(inside, key=_order)
-        fact, number = ordered[0] if how == "first" else ordered[-1]
+        fact, number = min(inside, key=_first) if how == "first" else max(inside, key=_last)
         return number if needs[place].is_numeric else fact.value
     if how in {"time_since_last", "time_to_first"}:
-        times = [fact.at for fact, _ in inside if fact.at is not None]
+        times = [at for fact, _ in inside if (at := _when(fact)) is not None]
         if not times:
             return None
         days = (max(times) - record[1] if how == "time_since_last" else min(times) - record[1]) / 86_400_000_000
@@ -153,7 +154,19 @@ def derived(found, needs, record, place, arrange=None):
     return {"min": min, "max": max, "sum": math.fsum, "mean": lambda some: math.fsum(some) / len(some)}[how](numbers)
 
 
-def _order(entry):
+def _when(fact):
+    return next((at for at in (fact.time_us, fact.at) if at is not None), None)
+
+
+def _first(entry):
     fact, number = entry
-    when = next((at for at in (fact.time_us, fact.at) if at is not None), -(2**62))
-    return (when, -STATUS.index(fact.status or "final"), fact.source, fact.row, number or 0.0, fact.value or "")
+    when = _when(fact)
+    ties = (fact.source, fact.row, (number is not None, number or 0.0), fact.value or "")
+    return (2**62 if when is None else when, -STATUS.index(fact.status or "final"), *ties)
+
+
+def _last(entry):
+    fact, number = entry
+    when = _when(fact)
+    ties = (fact.source, fact.row, (number is not None, number or 0.0), fact.value or "")
+    return (-(2**62) if when is None else when, STATUS.index(fact.status or "final"), *ties)

@@ -40,8 +40,8 @@ CONTRACT = DataContract(
         column("most", CHOLESTEROL, "max"),
         column("middle", CHOLESTEROL, "median", window=(None, 5)),
         column("number", CHOLESTEROL, "count"),
-        column("since", CHOLESTEROL, "time_since_last"),
-        column("until", CHOLESTEROL, "time_to_first", window=(0, None)),
+        column("since", CHOLESTEROL, "time_since_last", unit="d"),
+        column("until", CHOLESTEROL, "time_to_first", window=(0, None), unit="d"),
         column("later", CHOLESTEROL, "value_at", window=(None, None), at_days=3.0),
         column("fever", ("loinc|8310-5",), "max", low=90.0, high=110.0, unit="[degF]"),
     ),
@@ -189,16 +189,16 @@ def assert_same(need, wanted, key, sums, last, first, medians):
         found = medians.get(key)
         assert (None if found is None else (found["least"] + found["most"]) / 2) == wanted
     elif wanted is None:
-        assert row is None or row["first_at"] is None
+        assert row is None or row["first_us"] is None
     elif how in {"min", "max"}:
         assert row["least" if how == "min" else "most"] == wanted
     elif how in {"sum", "mean"}:
         total = row["total"] / 2.0**31
         assert math.isclose(total if how == "sum" else total / row["facts"], wanted, rel_tol=0, abs_tol=1e-7)
     elif how == "time_since_last":
-        assert (key[1] - row["last_at"]) / DAY == wanted
+        assert (key[1] - row["last_us"]) / DAY == wanted
     else:
-        assert (row["first_at"] - key[1]) / DAY == wanted
+        assert (row["first_us"] - key[1]) / DAY == wanted
 
 
 def plain(harvest):
@@ -269,3 +269,25 @@ def test_one_identifier_with_two_births_is_a_conflict():
 def test_the_contract_of_these_tests_is_one():
     check(CONTRACT)
     assert Reason(0) is Reason.USED
+
+
+def test_an_order_number_of_two_patients_is_two():
+    facts = cohort_of(8)
+    for place in (0, 4):
+        at = facts[4 * place + 1]
+        facts.append(Fact(**(vars_of(at) | {"number": 120.0 + place, "order_key": "ORD1", "row": len(facts)})))
+    whole = embedded.harvest(reading([Recorded("a", facts)]))
+    parts = embedded.harvest(reading([Recorded("a", facts)], most_facts=10))
+    assert plain(parts) == plain(whole)
+    assert not any(reason is Reason.SUPERSEDED for _, reason in whole.counted)
+
+
+def test_dates_out_of_any_life_are_counted_and_stop_nobody():
+    facts = cohort_of(3)
+    facts += [
+        Fact("p0", -62_135_596_800_000_000, None, "loinc", "2093-3", 100.0, None, "mg/dL", None, None, "a", 900 + row)
+        for row in range(9)
+    ]
+    got = embedded.harvest(reading([Recorded("a", facts)]))
+    assert got.undated == {"a": 9}
+    assert got.records.num_rows == 3

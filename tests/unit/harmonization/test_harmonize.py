@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.unit.harmonization.reference import Fact
-from tests.unit.harmonization.test_feature_plan import DAY, Recorded
+from tests.unit.harmonization.test_feature_plan import DAY, Recorded, vars_of
 
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.clinical.derivation import Cohort, Consent, Conversion, Criterion, Derivation, Window
@@ -177,7 +177,7 @@ def test_survival_is_the_event_or_censored_when_last_seen_or_at_the_end_of_the_w
     made.add("r", "patient", "seen", 300).add("r", "patient", "death", 900)
     found = run(contract_of(sex, label=label), made)
     rows = {(day, dead) for day, dead in found.table().labels.tolist()}
-    assert rows == {(50.0, 1.0), (120.0, 0.0), (200.0, 0.0)}
+    assert rows == {(50.0, 1.0), (120.0, 0.0), (365.0, 0.0)}, "who dies later was alive at the end"
     assert found.table().report.dropped == 1, "who was never seen again has no follow-up"
 
 
@@ -189,6 +189,7 @@ def test_criteria_consent_and_history_leave_people_out_and_say_how_many():
             Criterion(
                 name="adult",
                 derive=Derivation(concepts=("patient|birth-date",), window=EVER, aggregate="age"),
+                unit="a",
                 minimum=18,
             ),
             Criterion(
@@ -282,3 +283,158 @@ def test_no_message_or_repr_holds_a_value():
     assert "987" not in str(caught.value)
     found = run(contract_of(column("last", "loinc|2093-3", unit="mg/dL")), made)
     assert "SECRET-PATIENT" not in repr(found) + repr(found.assembled) + repr(found.table())
+
+
+def test_a_birth_counts_from_the_day_of_birth_whenever_it_was_written_down():
+    contract = contract_of(column("age", "patient|birth-date", unit="a", aggregate="age", window=Window()))
+    made = Made().patient("p").add("p", "patient", "birth-date", 100 - 366 * 40, known=5000)
+    made.add("p", "patient", "birth-date", 100 - 366 * 40, known=-9000)
+    assert run(contract, made).assembled.cells["age"].tolist() == [40.0]
+
+
+def test_what_has_no_time_is_in_no_window_but_ever():
+    during = Window(from_days=0, to_days=365)
+    label = Label(name="event", derive=Derivation(concepts=("snomed|1",), window=during, aggregate="exists"))
+    contract = contract_of(
+        column("before", "snomed|1", aggregate="exists", window=Window(from_days=-365, to_days=0)),
+        column("ever", "snomed|1", aggregate="exists", window=Window(ever=True)),
+        label=label,
+    )
+    found = run(contract, Made().patient("p").add("p", "snomed", "1", None)).assembled.cells
+    assert (found["event"][0], found["before"][0], found["ever"][0]) == (0.0, 0.0, 1.0)
+
+
+def test_a_sum_and_a_slope_are_not_held_against_the_range_of_one_value():
+    bounds = {"unit": "mg/dL", "minimum": 50.0, "maximum": 500.0}
+    contract = contract_of(
+        column("sum", "loinc|2093-3", aggregate="sum", **bounds),
+        column("slope", "loinc|2093-3", aggregate="slope", **bounds),
+    )
+    made = Made().patient("p")
+    for day, value in ((10, 180.0), (20, 190.0), (30, 200.0)):
+        made.add("p", "loinc", "2093-3", day, value, "mg/dL", known=90)
+    assert run(contract, made).table().features.tolist() == [[570.0, pytest.approx(1.0)]]
+
+
+def test_who_was_seen_after_the_horizon_is_followed_to_its_end():
+    label = Label(
+        name="time",
+        outcome="survival",
+        unit="d",
+        event="dead",
+        derive=Derivation(
+            concepts=("patient|death",), window=Window(from_days=0, to_days=365), aggregate="time_to_first"
+        ),
+    )
+    made = Made().patient("p").add("p", "patient", "seen", 110).add("p", "patient", "seen", 900)
+    made.patient("q").add("q", "patient", "seen", 900)
+    sex = column("sex", "patient|sex", kind="category", categories=("m", "f"))
+    assert run(contract_of(sex, label=label), made).table().labels.tolist() == [[365.0, 0.0], [365.0, 0.0]]
+
+
+def test_a_number_that_is_only_a_bound_is_no_number():
+    from wardround.harmonization.events import batch
+
+    class Bounds(Recorded):
+        def batches(self, scope):
+            for one in super().batches(scope):
+                columns = {name: one.column(name) for name in one.schema.names if name != "source"}
+                bounds = ["<" if number == 5.0 else None for number in one.column("number").to_pylist()]
+                yield batch(columns | {"comparator": bounds}, source="s")
+
+    contract = contract_of(column("last", "loinc|2093-3", unit="mg/dL"))
+    made = Made().patient("p").add("p", "loinc", "2093-3", 50, 80.0, "mg/dL")
+    made.add("p", "loinc", "2093-3", 60, 5.0, "mg/dL")
+    data = SiteData(sources=[Bounds("s", made.facts)], key=KEY)
+    found = harmonize(contract, data, "study")
+    assert found.assembled.cells["last"].tolist() == [80.0]
+    assert found.told.bounds == {"s": 1}
+
+
+def test_what_was_corrected_stands_over_what_was_final_at_one_instant():
+    contract = contract_of(
+        column("last", "loinc|2093-3", unit="mg/dL"), column("first", "loinc|2093-3", unit="mg/dL", aggregate="first")
+    )
+    made = Made().patient("p").add("p", "loinc", "2093-3", 50, 6.0, "mg/dL", status="corrected")
+    made.add("p", "loinc", "2093-3", 50, 5.0, "mg/dL", status="final")
+    assert run(contract, made).assembled.cells["last"].tolist() == [6.0]
+    assert run(contract, made).assembled.cells["first"].tolist() == [6.0]
+
+
+def test_a_tie_between_texts_does_not_hang_on_who_else_is_there():
+    contract = contract_of(column("kind", "snomed|1", kind="category", categories=("a", "b")))
+    alone = Made().patient("p").add("p", "snomed", "1", 50, value="b").add("p", "snomed", "1", 50, value="a")
+    alone.facts[1:] = [Fact(**{**vars_of(fact), "row": 7}) for fact in alone.facts[1:]]
+    crowd = Made().patient("o").add("o", "snomed", "1", 50, value="a")
+    for facts in (alone.facts, crowd.facts + alone.facts):
+        data = SiteData(sources=[Recorded("s", facts)], key=KEY)
+        cells_of = harmonize(contract, data, "study").assembled
+        names = set(cells_of.cells["kind"].tolist())
+        assert "b" in names
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [(1, "permit", None), (2, "deny", None)],
+        [(1, "permit", None), (1, "deny", None)],
+        [(1, "permit", None), (None, "deny", None)],
+        [(1, "permit", None), (2, "deny", "preliminary")],
+        [(1, "permit", None), (2, "perhaps", None)],
+        [(20_000, "permit", None)],
+        [(None, "permit", None)],
+        [(1, "permit", "unknown")],
+    ],
+    ids=["later", "tie", "undated deny", "preliminary", "unknown value", "future", "undated permit", "unknown status"],
+)
+def test_what_is_not_clearly_a_permission_denies(said):
+    contract = contract_of(
+        column("sex", "patient|sex", kind="category", categories=("m", "f")), consent=Consent(purpose="HRESCH")
+    )
+    made = Made().patient("p")
+    for day, value, status in said:
+        made.add("p", "patient", "consent:HRESCH", day, value=value, status=status)
+    assert run(contract, made, now_us=10_000 * DAY).told.left_out == {"no consent": 1}
+
+
+def test_a_denial_that_was_a_mistake_is_as_if_never_said():
+    contract = contract_of(
+        column("sex", "patient|sex", kind="category", categories=("m", "f")), consent=Consent(purpose="HRESCH")
+    )
+    made = Made().patient("p").add("p", "patient", "consent:HRESCH", 1, value="permit")
+    made.add("p", "patient", "consent:HRESCH", 2, value="deny", status="entered-in-error")
+    assert run(contract, made, now_us=10_000 * DAY).assembled.records == 1
+
+
+def test_arrays_of_two_sources_with_one_name_are_two():
+    from wardround.harmonization.events import batch
+
+    class Signals(Recorded):
+        def batches(self, scope):
+            for one in super().batches(scope):
+                columns = {name: one.column(name) for name in one.schema.names if name != "source"}
+                names = ["rec100" if code == "mlii" else None for code in one.column("code").to_pylist()]
+                yield batch(columns | {"array": names}, source=self.name)
+
+        def arrays(self, names):
+            level = 1.0 if self.name == "s1" else 2.0
+            yield from ((name, np.full((16, 1), level, dtype=np.float32)) for name in names)
+
+    contract = contract_of(column("ecg", "wfdb|mlii", aggregate="array", transform="waveform:statistics@1", length=8))
+    sources = []
+    for name, patient in (("s1", "alice"), ("s2", "bob")):
+        made = Made().patient(patient).add(patient, "wfdb", "mlii", 50)
+        facts = [Fact(**{**vars_of(fact), "source": name}) for fact in made.facts]
+        sources.append(Signals(name, facts))
+    found = harmonize(contract, SiteData(sources=sources, key=KEY), "study").assembled
+    assert sorted(found.cells["ecg"][:, 0].tolist()) == [1.0, 2.0]
+
+
+def test_a_corrected_birth_date_is_no_contradiction():
+    contract = contract_of(column("age", "patient|birth-date", unit="a", aggregate="age"))
+    made = Made().patient("p").add("p", "patient", "birth-date", -9000, order_key="b", known=1)
+    made.add("p", "patient", "birth-date", -9100, order_key="b", known=2)
+    made.add("p", "patient", "birth-date", -1, status="entered-in-error")
+    found = run(contract, made)
+    assert found.told.left_out == {}
+    assert found.assembled.cells["age"].tolist() == [25.0]

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from wardround.cli.data import data
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.clinical.derivation import Cohort, Derivation, Disclosure, Quality, Window
-from wardround.errors import ClinicalError, PolicyError, TooFewRecordsError
+from wardround.errors import ClinicalError, PolicyError
 from wardround.harmonization import lineage
 from wardround.node import admitting, stewarding
 from wardround.node.loading import ProcessSource
@@ -203,9 +203,9 @@ def test_records_that_stand_out_by_their_quasi_identifiers_are_left_out_or_refus
 def test_events_that_are_worse_than_the_contract_allows_refuse_the_load(tmp_path):
     path = write(tmp_path, unit="furlong")
     strict = changed(quality=Quality(unknown_unit_max=0.01))
-    with pytest.raises(ClinicalError, match="unknown_unit"):
+    with pytest.raises(PolicyError, match="unknown unit"):
         admitted(path, strict)
-    with pytest.raises(ClinicalError, match="min_coverage"):
+    with pytest.raises(PolicyError, match="min_coverage"):
         admitted(path, changed(quality=Quality(min_coverage=0.5)))
 
 
@@ -214,7 +214,7 @@ def test_nothing_that_nobody_confirmed_is_read(tmp_path):
         tmp_path,
         codes='version = 1\n[codes]\n"local:lab|CAD" = { to = "icd10cm|I25.10", by = "suggest", score = 0.99 }\n',
     )
-    with pytest.raises(TooFewRecordsError):
+    with pytest.raises(PolicyError, match="0 of 0 records"):
         admitted(path)
 
 
@@ -281,3 +281,28 @@ def test_a_code_whose_values_changed_is_asked_about_again_and_translates_nothing
     asked = json.loads(invoke("map", path, study, "--json").output)
     assert [one["code"] for one in asked["suggestions"]] == ["CHOL"]
     assert invoke("check", path, study).exit_code == 1
+
+
+def test_a_cohort_that_is_too_small_is_refused_by_the_same_code_as_any_other_rule(tmp_path):
+    path = write(tmp_path)
+    for contract in (changed(min_records=41), changed(disclosure=Disclosure(min_patients=41))):
+        with pytest.raises(PolicyError) as caught:
+            admitted(path, contract)
+        assert caught.value.code == "policy"
+
+
+def test_unconfirmed_codes_beyond_the_contracts_share_refuse_the_load_itself(tmp_path):
+    path = write(tmp_path)
+    with (tmp_path / "diagnoses.csv").open("a") as file:
+        file.writelines("SECRET000,2024-01-01 00:00:00,OTHER\n" for _ in range(200))
+    assert admitted(path).table.report.used == 40
+    with pytest.raises(PolicyError, match="unmapped"):
+        admitted(path, changed(quality=Quality(unmapped_max=0.1)))
+
+
+def test_the_number_of_patients_told_does_not_hang_on_whom_the_study_is_about(tmp_path):
+    path = write(tmp_path)
+    everybody = admitted(path).table.report.owners
+    narrow = changed(cohort=Cohort(index=("snomed|22298006",)))
+    assert everybody == 40
+    assert admitted(path, narrow).table.report.owners == 40
