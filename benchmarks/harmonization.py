@@ -128,7 +128,9 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         write(Path(name), int(asked.gigabytes * 1e9))
         for _ in range(asked.repeats):
-            done = subprocess.run([sys.executable, "-c", CHILD, name], capture_output=True, text=True, cwd=ROOT, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", CHILD, name], capture_output=True, text=True, cwd=ROOT, check=True
+            )
             print(json.dumps(json.loads(done.stdout)), flush=True)
 
 

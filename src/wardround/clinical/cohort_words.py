@@ -25,6 +25,7 @@ def words(contract: DataContract) -> list[str]:
     found += [f"{column.name} is {_derived(column.derive)}." for column in contract.columns if column.derive]
     if contract.label.derive:
         found.append(f"{contract.label.name}, which is learned, is {_derived(contract.label.derive)}.")
+    found += [f"Careful: {name} may be known after {contract.label.name} begins." for name in _ahead(contract)]
     consent = contract.consent
     if consent:
         silence = "counts as a yes" if consent.default == "permit" else "counts as a no"
@@ -36,6 +37,19 @@ def words(contract: DataContract) -> list[str]:
             "that stand out are left out."
         )
     return found
+
+
+def _ahead(contract: DataContract) -> list[str]:
+    """Columns that look beyond where the label's window begins."""
+    begins = contract.label.derive.window.from_days if contract.label.derive else None
+    ends = {column.name: _end(column.derive) for column in contract.columns if column.derive}
+    return [name for name, end in ends.items() if end is None or begins is None or end > begins]
+
+
+def _end(derive: Derivation) -> float | None:
+    if derive.window.ever:
+        return None
+    return derive.at_days if derive.aggregate == "value_at" else derive.window.to_days
 
 
 def _derived(derive: Derivation) -> str:
@@ -54,7 +68,7 @@ def _listed(concepts: tuple[str, ...]) -> str:
 
 
 def _within(window: Window) -> str:
-    if window.from_days is None and window.to_days is None:
+    if window.ever or (window.from_days is None and window.to_days is None):
         return ", ever"
     start = "ever before" if window.from_days is None else f"day {window.from_days:g}"
     end = "any time after" if window.to_days is None else f"day {window.to_days:g}"

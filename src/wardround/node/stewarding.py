@@ -226,7 +226,7 @@ def _binned(column: Column, present: npt.NDArray[np.float32]) -> tuple[list[str]
         return [*column.categories, *["other"] * column.other], np.count_nonzero(present, axis=0)
     if column.kind == "boolean":
         return ["no", "yes"], np.bincount((present[:, 0] > 0).astype(np.int64), minlength=2)
-    if column.kind == "category" or width != 1 or low is None or high is None:
+    if column.kind == "category" or width != 1 or low is None or high is None or not 0 < high - low < np.inf:
         return [], np.zeros(0, dtype=np.int64)
     edges = np.linspace(low, high, _BINS + 1)
     counts = np.histogram(np.clip(present[:, 0].astype(np.float64), low, high), edges)[0]

@@ -44,3 +44,11 @@ def test_a_cohort_is_told_in_plain_words():
 
 def test_a_table_has_no_cohort_to_tell_of():
     assert words(DataContract(columns=(Column(name="a"),), label=Label(name="y"))) == []
+
+
+def test_a_column_that_looks_beyond_the_labels_beginning_is_pointed_out():
+    late = Derivation(concepts=("loinc|8480-6",), window=Window(from_days=0, to_days=30))
+    label = Label(name="event", derive=Derivation(concepts=("snomed|1",), window=Window(from_days=0, to_days=365)))
+    columns = (Column(name="sbp", derive=late), Column(name="sex", derive=Derivation(concepts=("patient|sex",))))
+    told = words(DataContract(columns=columns, label=label, cohort=Cohort(index=("icd10cm|I25.*",))))
+    assert [line for line in told if line.startswith("Careful")] == ["Careful: sbp may be known after event begins."]

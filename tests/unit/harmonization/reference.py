@@ -121,9 +121,9 @@ def facts_of(found, needs, record, place):
         if need != place or reason != Reason.USED or fact.patient != patient:
             continue
         delta = None if fact.at is None else fact.at - index_us
-        if start is None and end is None:
-            inside.append((fact, number))
-        elif delta is not None and (start is None or delta > start) and (end is None or delta <= end):
+        is_ever = start is None and end is None
+        is_dated = delta is not None and (start is None or delta > start) and (end is None or delta <= end)
+        if is_ever or is_dated:
             inside.append((fact, number))
     return inside
 

@@ -4,8 +4,11 @@ import csv
 import json
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from wardround.cli.data import data
 from wardround.clinical.contract import Column, DataContract, Label
@@ -306,3 +309,97 @@ def test_the_number_of_patients_told_does_not_hang_on_whom_the_study_is_about(tm
     narrow = changed(cohort=Cohort(index=("snomed|22298006",)))
     assert everybody == 40
     assert admitted(path, narrow).table.report.owners == 40
+
+
+def test_a_check_judges_by_the_sites_rules_too(tmp_path):
+    path, study = write(tmp_path), tmp_path / "study.toml"
+    assert invoke("check", path, study).exit_code == 0
+    path.write_text(MAPPING.replace("[[sources]]", "[disclosure]\nmin_patients = 50\n\n[[sources]]", 1))
+    checked = invoke("check", path, study)
+    assert checked.exit_code == 1
+    assert "min_patients: 40 patients can be used and 50 are asked for" in checked.output
+    path.write_text(MAPPING.replace("[[sources]]", '[disclosure]\nquasi_identifiers = ["age"]\n\n[[sources]]', 1))
+    assert "would be answered" in invoke("check", path, study).output, "this study has no such column"
+
+
+def test_a_preview_hides_by_the_sites_rules_too(tmp_path):
+    path = write(tmp_path, mapping=MAPPING.replace("[[sources]]", "[disclosure]\nsmall_cell = 41\n\n[[sources]]", 1))
+    shown = invoke("preview", path, tmp_path / "study.toml").output
+    assert "hidden records of hidden patients" in shown
+    assert not set("0123456789") & set(shown.replace("5 to ", "").partition("cholesterol")[0])
+    told = json.loads(invoke("preview", path, tmp_path / "study.toml", "--json").output)
+    assert (told["records"], told["patients"]) == (None, None)
+    assert told["columns"][0]["covered"] is None
+    assert set(told["columns"][0]["counts"]) == {None}
+
+
+NUMBER = Column(name="x", minimum=0.0, maximum=10.0)
+CATEGORY = Column(name="x", kind="category", categories=("a", "b"), other=True, missing="mask")
+
+
+def bars_of(column, values, least=10):
+    features = np.array(values, dtype=np.float32)
+    return stewarding._bars(column, features.reshape(len(features), -1), least)
+
+
+@pytest.mark.parametrize("bound", [{"minimum": 0.0}, {"maximum": 10.0}, {}, {"minimum": float("nan"), "maximum": 1.0}])
+def test_a_column_without_bounds_has_no_ranges_because_these_would_be_patients_values(bound):
+    found = bars_of(Column(name="x", **bound), [0.0, *[7.25] * 30, *[float("nan")] * 10])
+    assert (found.covered, found.labels, found.counts) == (31, [], [])
+    assert bars_of(Column(name="x", **bound), [7.25] * 31 + [float("nan")] * 9).covered is None
+
+
+def test_one_hidden_cell_is_not_what_the_others_leave():
+    found = bars_of(
+        NUMBER, [0.5] * 20 + [1.5] * 15 + [2.5] * 3 + [float(n) + 0.5 for n in range(3, 10) for _ in "x" * 12]
+    )
+    assert found.covered == 122
+    assert found.counts == [20, 15, None, None, *[12] * 6]
+    assert found.labels[0] == "0 to 1"
+
+
+def test_how_many_have_a_value_is_hidden_where_few_have_none():
+    gap = float("nan")
+    found = bars_of(NUMBER, [0.5] * 40 + [gap] * 3)
+    assert found.covered is None
+    assert 40 not in found.counts
+    assert bars_of(NUMBER, [0.5] * 40).covered == 40
+    assert bars_of(NUMBER, [gap] * 40).covered == 0
+    assert bars_of(NUMBER, [0.5] * 9 + [gap] * 40).covered is None
+
+
+def test_a_category_is_one_table_so_that_two_bars_do_not_give_away_the_third():
+    gap = [float("nan")] * 3 + [1.0]
+    rows = [[1, 0, 0, 0]] * 20 + [[0, 1, 0, 0]] * 15 + [[0, 0, 1, 0]] * 3 + [gap] * 12
+    found = bars_of(CATEGORY, rows)
+    assert found.labels == ["a", "b", "other"]
+    hidden = [found.covered, *found.counts].count(None)
+    assert found.counts[2] is None
+    assert hidden >= 2
+    assert bars_of(CATEGORY, rows, least=0).counts == [20, 15, 3]
+    assert bars_of(Column(name="x", kind="boolean"), [1.0] * 30 + [0.0] * 20).counts == [20, 30]
+
+
+def test_an_array_shows_how_many_have_it():
+    derive = Derivation(concepts=("local:wave|ECG",), aggregate="array", length=3)
+    column = Column(name="x", minimum=0.0, maximum=9.0, derive=derive)
+    found = bars_of(column, [[1.0, 2.0, 3.0]] * 20 + [[float("nan")] * 3] * 15)
+    assert (found.covered, found.labels, found.counts) == (20, [], [])
+
+
+@given(st.lists(st.integers(0, 25), min_size=10, max_size=10), st.integers(0, 30), st.integers(1, 12))
+def test_no_small_count_follows_from_what_a_preview_shows(bins, absent, least):
+    values = [place + 0.5 for place, count in enumerate(bins) for _ in range(count)]
+    records = len(values) + absent
+    assume(records >= least)
+    found = bars_of(NUMBER, values + [float("nan")] * absent, least)
+    if not values or not found.labels:
+        assert found.covered == 0
+        return
+    rest = [] if not absent else [None if found.covered is None else records - found.covered]
+    cells = [*found.counts, *rest]
+    assert all(cell is None or cell == true for cell, true in zip(cells, [*bins, absent], strict=False))
+    assert all(cell is None or cell >= least for cell in cells)
+    hidden = cells.count(None)
+    # Each hidden cell may be anything up to their sum.
+    assert not hidden or (hidden > 1 and records - sum(cell or 0 for cell in cells) >= least)
