@@ -15,9 +15,10 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -63,7 +64,7 @@ CONTRACT = DataContract(
     holdout=0.2,
     min_records=1,
 )
-MAPPING = {
+MAPPING: Mapping[str, Any] = {
     "kind": "events",
     "timezone": "UTC",
     "shifted_dates": True,
@@ -130,17 +131,17 @@ def postgresql(dsn: str, stays: int | None = None) -> None:
         cursor.execute("ANALYZE charted")
 
 
-def digest(folder: Path, executor: str, place: dict[str, object], contract: DataContract = CONTRACT) -> str:
+def digest(folder: Path, executor: str, place: Mapping[str, object], contract: DataContract = CONTRACT) -> str:
     """The digest of the tensor that an executor makes of the tables in a place."""
     return measured(folder, executor, place, MAPPING, contract)[0]
 
 
 def measured(
-    folder: Path, executor: str, place: dict[str, object], mapping: dict[str, object], contract: DataContract
+    folder: Path, executor: str, place: Mapping[str, object], mapping: Mapping[str, Any], contract: DataContract
 ) -> tuple[str, str]:
     """The digest of the tensor that an executor makes, and what ran it."""
-    sources = [place | source for source in mapping["sources"]]  # type: ignore[attr-defined]
-    decoded = msgspec.convert(mapping | {"sources": sources, "executor": executor}, EventMapping)
+    sources = [{**place, **source} for source in mapping["sources"]]
+    decoded = msgspec.convert({**mapping, "sources": sources, "executor": executor}, EventMapping)
     source = HarmonizedSource(decoded, folder, os.environ)
     found = source.read(contract)
     table = found.table()
@@ -149,29 +150,33 @@ def measured(
     return made, found.engine
 
 
+def _one(folder: Path, case: str) -> None:
+    executor, _, kind = case.partition(" in ")
+    place: dict[str, object] = {"kind": "sqlite", "path": "icu.db"}
+    if kind == "PostgreSQL":
+        place = {"kind": "postgresql", "dsn": "env:EHR", "rows_per_second": None}
+    started = time.perf_counter()
+    made, engine = measured(folder, executor, place, MAPPING, CONTRACT)
+    seconds = time.perf_counter() - started
+    own, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (0, resource.RUSAGE_CHILDREN))
+    print(f"{case:24} {seconds:7.1f} s {own:7.0f} MB, largest child {child:6.0f} MB  {made[:16]}  {engine}")
+
+
 def _main() -> None:
-    if len(sys.argv) == 3:
-        folder, case = Path(sys.argv[1]), sys.argv[2]
-        executor, _, kind = case.partition(" in ")
-        place = {"kind": "sqlite", "path": "icu.db"} if kind == "SQLite" else {"kind": "postgresql", "dsn": "env:EHR"}
-        place |= {"rows_per_second": None} if executor != "push-down" else {}
-        started = time.perf_counter()
-        made, engine = measured(folder, executor, place, MAPPING, CONTRACT)
-        seconds = time.perf_counter() - started
-        own, children = (resource.getrusage(who).ru_maxrss / 1024 for who in (0, resource.RUSAGE_CHILDREN))
-        print(f"{case:24} {seconds:7.1f} s {own:7.0f} MB, a child {children:6.0f} MB  {made[:16]}  {engine}")
-        return
     with tempfile.TemporaryDirectory() as folder:
         sqlite(Path(folder))
-        places = ["SQLite"]
+        kinds = ["SQLite"]
         if dsn := os.environ.get("EHR"):
             postgresql(dsn)
-            places.append("PostgreSQL")
-        for place in places:
+            kinds.append("PostgreSQL")
+        for kind in kinds:
             for executor in ("embedded", "partitioned", "push-down"):
-                command = [sys.executable, "-m", "benchmarks.executors", folder, f"{executor} in {place}"]
+                command = [sys.executable, "-m", "benchmarks.executors", folder, f"{executor} in {kind}"]
                 subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":
-    _main()
+    if len(sys.argv) == 3:
+        _one(Path(sys.argv[1]), sys.argv[2])
+    else:
+        _main()

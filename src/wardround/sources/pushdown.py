@@ -5,10 +5,10 @@ its database. What is asked beforehand are names: which codes and units there ar
 
 The results are those of `wardround.harmonization.embedded`, to the last bit, or the mapping is refused: a setting that
 the engine cannot follow exactly is named, with what to write instead. Engines are SQLite, PostgreSQL and, through
-ibis, DuckDB and Spark.
+ibis, Spark.
 
 A source's report counts rows of wanted codes, in the engine's words the same reasons as when it is read. Of codes that
-nobody has confirmed it counts the rows, where they are asked for at all.
+nobody has confirmed it counts the events, where they are asked for at all.
 """
 
 import hashlib
@@ -35,8 +35,8 @@ from wardround.sources.event_columns import wanted
 from wardround.sources.event_mapping import EventMapping
 from wardround.sources.event_rows import ABSENT, UNLISTED, UNREADABLE, EventRows, coded
 from wardround.sources.pushdown_engines import Engine, SqlSettings
-from wardround.sources.pushdown_facts import Code, Outcome, Remark, Table
-from wardround.sources.pushdown_statement import RESULT, Statement, result_of
+from wardround.sources.pushdown_facts import BORN, NOTED, SEX, Code, Outcome, Remark, Table
+from wardround.sources.pushdown_statement import PREFIX, RESULT, Statement, result_of
 from wardround.sources.site import Site
 from wardround.sources.sql_events import IbisSettings, PostgresSettings, QueryEvents, SqliteSettings
 
@@ -144,6 +144,7 @@ class _Run:
         self._blocks: list[_Block] = []
         self._unmapped: Counter[tuple[str, str]] = Counter()
         self._invalid: Counter[str] = Counter()
+        self._noted: list[tuple[str, str, bool]] = []
         self._undated: Counter[str] = Counter()
         self._bounds: Counter[str] = Counter()
         self._scope = reading.atoms.scope() if reading.restricted else Scope()
@@ -210,13 +211,15 @@ class _Run:
             sql_guard.check_calls(query)
         if {str(node.this) for node in query.find_all(exp.Placeholder, exp.Parameter)} - {_SINCE}:
             raise UnsafeQueryError(f"source {settings.name!r}: a query has parameters that are not :since")
+        if any(table.name.lower().startswith(PREFIX) for table in query.find_all(exp.Table, exp.TableAlias)):
+            raise UnsafeQueryError(f"source {settings.name!r}: names of tables as {PREFIX}… are kept for the plan")
         return query
 
     def _table(self, block: _Block, source: int, place: int) -> Table | None:
         entry, name = block.entry, block.settings.name
         rows = EventRows(entry, self._site, name, block=block.number)
         atoms = {
-            number: self._reading.atoms.of(*coded(column))
+            number: (self._reading.atoms.of(*coded(column)), self._told(*coded(column)))
             for number, column in enumerate(entry.columns)
             if self._scope.wants(*coded(column))
         }
@@ -255,7 +258,7 @@ class _Run:
         is_listed = entry.system and entry.system != PATIENT and self._reading.restricted
         if is_listed and not by_prefix and len(known) <= _MOST_LISTED:
             return [
-                (None, code, atom)
+                (None, code, atom, self._told(entry.system, code))
                 for code, atom in sorted(known.items())
                 if code not in missing and (not table.counts_codes or _is_whole(code))
             ]
@@ -267,13 +270,8 @@ class _Run:
             if code is None or (text is None and not entry.system):
                 continue
             system = entry.system or entry.systems.get(text, SYSTEMS.get(text, text))
-            atom = atoms.of(system, code)
-            if codes_of.valid(system, code) is False:
-                self._invalid[system] += row["n"]
             if self._scope.wants(system, code):
-                found.append((None if entry.system else text, code, atom))
-            if atom == UNWANTED and system.startswith(_LOCAL) and not self._reading.restricted:
-                self._unmapped[system, code] += row["n"]
+                found.append((None if entry.system else text, code, atoms.of(system, code), self._told(system, code)))
         return sorted(found, key=lambda one: (one[0] or "", one[1]))
 
     def _units(self, statement: Statement) -> list[tuple[object, ...]]:
@@ -309,19 +307,20 @@ class _Run:
         told = result_of(rows, "told").to_pylist()
         for table, block in zip(tables, self._blocks, strict=True):
             report, mark = reports[block.settings.name], f"events {block.number + 1}"
-            mine = {(row["total"], row["t"]): row["facts"] for row in told if row["need"] == table.place}
-            _check_outcomes({outcome for outcome, _ in mine}, table)
-            read = sum(mine.values())
+            mine = [row for row in told if row["need"] == table.place]
+            _check_outcomes({row["total"] for row in mine}, table)
+            read = sum(row["facts"] for row in mine)
             if read > block.settings.max_rows:
                 raise ClinicalError(f"{table.where}: more than max_rows, {block.settings.max_rows}: narrow the query")
             report.read += read
-            for (outcome, remark), count in mine.items():
+            for row in mine:
+                outcome, remark, count = row["total"], row["t"], row["facts"]
                 if outcome in _REMARKED:
                     for bit, name in _NOTED.items():
                         report.note(name, count if remark & bit else 0)
                 if outcome in _HANDED:
                     report.events += count
-                    self._count(block.settings.name, Outcome(outcome), remark, count)
+                    self._count(block.settings.name, row)
                 elif outcome in _REFUSED:
                     report.refuse(_REFUSED[Outcome(outcome)], count)
                 elif outcome == Outcome.ABSENT:
@@ -332,7 +331,23 @@ class _Run:
         for source in self._reading.sources:
             source.report = reports[source.name]
 
-    def _count(self, source: str, outcome: Outcome, remark: int, count: int) -> None:
+    def _told(self, system: str, code: str) -> int:
+        if system == PATIENT:
+            return {"birth-date": BORN, "sex": SEX}.get(code, 0)
+        is_unmapped = system.startswith(_LOCAL) and self._reading.atoms.of(system, code) == UNWANTED
+        if not is_unmapped and codes_of.valid(system, code) is not False:
+            return 0
+        self._noted.append((system, code, is_unmapped))
+        return NOTED + len(self._noted) - 1
+
+    def _count(self, source: str, row: dict[str, int]) -> None:
+        outcome, remark, count = row["total"], row["t"], row["facts"]
+        if row["v"] >= NOTED:
+            system, code, is_unmapped = self._noted[row["v"] - NOTED]
+            if is_unmapped:
+                self._unmapped[system, code] += count
+            else:
+                self._invalid[system] += count
         if remark & Remark.UNWANTED:
             return
         if outcome == Outcome.OUT_OF_LIFE:

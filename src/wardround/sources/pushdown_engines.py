@@ -1,7 +1,7 @@
 """The engines that a plan is pushed down to: what their columns hold, and the rows of one statement.
 
-SQLite and PostgreSQL are read through the sessions that events are read through: read-only, with a clock. Every other
-engine is reached through ibis, where only those are admitted whose arithmetic was compared with DuckDB's.
+SQLite and PostgreSQL are read through the sessions that events are read through: read-only, with a clock. Any other
+engine is reached through ibis, where only Spark is admitted: its arithmetic was compared with DuckDB's.
 
 Hazard: an engine's messages quote cells and the connection string. Only the error's class, and SQLSTATE, is passed on.
 """
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+import psycopg
+import psycopg.conninfo
 import pyarrow as pa
 import sqlglot
 from sqlglot import exp
@@ -86,9 +88,19 @@ def opened(settings: Sequence[SqlSettings], site: Site) -> Engine:
             return SqliteEngine(settings, site, seconds)
         case PostgresSettings():
             dsn = site.secret(first.dsn, f"the dsn of source {first.name!r}")
-            return PostgresEngine(PostgresSession(dsn, timeout_seconds=seconds))
+            return PostgresEngine(PostgresSession(_planned(dsn), timeout_seconds=seconds))
         case IbisSettings():
             return IbisEngine(site.secret(first.url, f"the url of source {first.name!r}"))
+
+
+def _planned(dsn: str) -> str:
+    # Of a step's rows the planner knows nothing, takes them for one, and would compare every fact with every record.
+    try:
+        stated = psycopg.conninfo.conninfo_to_dict(dsn)
+        options = f"{stated.pop('options', None) or ''} -c enable_nestloop=off -c jit=off".strip()
+        return psycopg.conninfo.make_conninfo(dsn, options=options)
+    except psycopg.Error:
+        return dsn  # which the session refuses
 
 
 def _place(settings: SqlSettings) -> tuple[str, str]:
@@ -196,8 +208,6 @@ class IbisEngine:
                 f"it is done for {', '.join(SPELLINGS)}; write executor = 'embedded'"
             )
         self.spelling = SPELLINGS[dialect]
-        if dialect == "duckdb":
-            _reported(lambda: self._connection.raw_sql("SET enable_external_access = false"))
 
     def version(self) -> str:
         """The engine's name and version."""

@@ -15,14 +15,14 @@ from enum import IntEnum
 from typing import Final
 
 from wardround.errors import ConfigError
-from wardround.harmonization.events import PATIENT, STATUSES, SYSTEMS
+from wardround.harmonization.events import PATIENT, STATUSES
 from wardround.sources.event_cells import COMPARATORS
 from wardround.sources.event_columns import WideColumn
 from wardround.sources.event_rows import EventRows, coded
 from wardround.sources.pushdown_spelling import Spelling
 from wardround.sources.sql_events import QueryEvents
 
-__all__ = ["COLUMNS", "Code", "Outcome", "Remark", "Table"]
+__all__ = ["BORN", "COLUMNS", "NOTED", "SEX", "Code", "Outcome", "Remark", "Table"]
 
 COLUMNS: Final = (
     "patient",
@@ -41,16 +41,18 @@ COLUMNS: Final = (
     "outcome",
     "remark",
 )
-"""What `Table.events` gives: a fact's columns, what is told of the patient (1 birth, 2 sex), and what became of it."""
+"""What `Table.events` gives: a fact's columns, what it tells of the patient, and what became of it."""
 
-Code = tuple[str | None, str, int]
-"""A system's text (None where the table has one system), a code's, and the atom that they are."""
+Code = tuple[str | None, str, int, int]
+"""A system's text (None where the table has one system), a code's, the atom that they are, and what they tell."""
+
+BORN, SEX, NOTED = 1, 2, 3
+"""What a fact tells of its patient; from `NOTED` on its code is one that is counted by itself."""
 
 _BLOCK_ROWS: Final = 2**48
 _LONGEST: Final = 200
 _BIRTH, _SEX = "birth-date", "sex"
 _MOMENTS: Final = {_BIRTH, "death", "seen"}
-_TOLD: Final = {_BIRTH: 1, _SEX: 2}
 _BOUNDS: Final = [sign for sign, meaning in COMPARATORS.items() if meaning]
 _NUMBERED: Final = {status: str(number) for number, status in enumerate(STATUSES)}
 
@@ -100,7 +102,7 @@ class Table:
         namespace: What its patients' identifiers are unique in.
         where: What it is called in an error.
         codes: Of a table with a column of codes those that are in scope, with their atoms.
-        atoms: Of a wide table the atoms of its columns that are in scope, by their places.
+        atoms: Of a wide table the atoms of its columns that are in scope, and what they tell, by their places.
     """
 
     entry: QueryEvents
@@ -113,7 +115,7 @@ class Table:
     namespace: str
     where: str
     codes: Sequence[Code] = ()
-    atoms: Mapping[int, int] = field(default_factory=dict)
+    atoms: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def query(self) -> str:
@@ -147,9 +149,7 @@ class Table:
         if self.entry.system_column:
             columns = {"system": "string", **columns}
         rows: list[tuple[object, ...]] = []
-        for system, code, atom in self.codes:
-            meant = self.entry.system or self._system(system or "")
-            told = _TOLD.get(code, 0) if meant == PATIENT else 0
+        for system, code, atom, told in self.codes:
             spelled = int(code) if self.counts_codes else code
             rows.append((*((system,) if self.entry.system_column else ()), spelled, atom, told))
         return columns, rows
@@ -225,7 +225,7 @@ class Table:
         column = self.entry.columns[place]
         system, code = coded(column)
         cell = f"r.cell_{place}"
-        given = {"atom": str(self.atoms[place]), "told": str(_TOLD.get(code, 0) if system == PATIENT else 0)}
+        given = dict(zip(("atom", "told"), map(str, self.atoms[place]), strict=True))
         if system == PATIENT and code in _MOMENTS:
             return self._moment(given, column, cell, is_birth=code == _BIRTH)
         if system == PATIENT and code == _SEX:
@@ -369,9 +369,6 @@ class Table:
     def refused(self, what: str) -> ConfigError:
         """The error of a setting that cannot be followed exactly."""
         return ConfigError(f"{self.where}: executor 'push-down' {what}, or write executor = 'embedded'")
-
-    def _system(self, text: str) -> str:
-        return self.entry.systems.get(text, SYSTEMS.get(text, text))
 
     def _listed(self, words: Iterable[str]) -> str:
         return ", ".join(self.spelling.literal(word) for word in words)

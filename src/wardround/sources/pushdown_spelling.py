@@ -1,4 +1,4 @@
-"""How four engines spell what the feature plan needs of a hospital's own tables: texts, numbers and instants.
+"""How three engines spell what the feature plan needs of a hospital's own tables: texts, numbers and instants.
 
 What is written here gives in each engine what `wardround.sources.event_cells` and `wardround.sources.event_times` give
 for the same cells; a cell for which it would not has a kind that is not listed, and is refused by its column's name.
@@ -168,15 +168,6 @@ _POSTGRES: Final = Spelling(
     numbers=frozenset({"integer", "double", "numeric"}),
     infinity="CAST('Infinity' AS DOUBLE PRECISION)",
 )
-_DUCKDB: Final = Spelling(
-    dialect="duckdb",
-    compiler="duckdb",
-    text="TRIM(CAST({x} AS TEXT), {chars})",
-    length="STRLEN({x})",
-    instants={"timestamptz": "CASE WHEN ISFINITE({x}) THEN EPOCH_US({x}) END"},
-    naive={"timestamp": "CASE WHEN ISFINITE({x}) THEN EPOCH_US({x}) END"},
-    days={"date": "CASE WHEN ISFINITE({x}) THEN CAST({x} - DATE '1970-01-01' AS BIGINT) * {day} END"},
-)
 _SPARK: Final = Spelling(
     dialect="spark",
     compiler="pyspark",
@@ -185,5 +176,5 @@ _SPARK: Final = Spelling(
     days={"date": "CAST(DATEDIFF(DAY, DATE '1970-01-01', {x}) AS BIGINT) * {day}"},
     keeps=False,
 )
-SPELLINGS: Final[Mapping[str, Spelling]] = {one.dialect: one for one in (_SQLITE, _POSTGRES, _DUCKDB, _SPARK)}
+SPELLINGS: Final[Mapping[str, Spelling]] = {one.dialect: one for one in (_SQLITE, _POSTGRES, _SPARK)}
 """The engines that are known to compute what DuckDB computes in this process, by sqlglot's name of their SQL."""

@@ -16,10 +16,11 @@ import sqlglot
 from sqlglot import exp
 
 from wardround.errors import UnsafeQueryError
+from wardround.harmonization import facts
 from wardround.harmonization.events import KEPT_STATUSES, STATUSES
 from wardround.harmonization.harvest import CONSENTS, MEDIANS, PICKED, RECORDS, SUMS
 from wardround.harmonization.plan import UNITS, WINDOWS, Plan, facts_schema
-from wardround.sources.pushdown_facts import COLUMNS, Outcome, Remark, Table
+from wardround.sources.pushdown_facts import BORN, COLUMNS, SEX, Outcome, Remark, Table
 from wardround.sources.pushdown_spelling import Spelling
 
 __all__ = ["PREFIX", "RESULT", "STEPS", "Statement", "result_of"]
@@ -64,8 +65,7 @@ _KINDS: Final = {pa.int64(): "int64", pa.float64(): "float64", pa.string(): "str
 _SEXES: Final = "'male', 'female', 'other'"
 _DAY: Final = 86_400_000_000
 _LONG_AGO: Final = -(2**62)
-_EARLIEST_US: Final = -8_520_336_000_000_000
-_LATEST_US: Final = 16_725_225_600_000_000
+_LIFE: Final = facts._EARLIEST_US, facts._LATEST_US  # noqa: SLF001, the same bounds of a life
 _KEPT: Final = {"events", "judged", "within_windows"}
 _CELLS: Final[Mapping[str, Mapping[str, str]]] = {
     "first": {"least": "number"},
@@ -74,7 +74,7 @@ _CELLS: Final[Mapping[str, Mapping[str, str]]] = {
     "earliest": {"index_us": "earliest"},
     "misplaced": {"need": "quantity", "total": "before_birth"},
     "consents": {"first_us": "time_us", "last_us": "at", "total": "status"},
-    "told": {"need": "place", "total": "outcome", "t": "remark"},
+    "told": {"need": "place", "total": "outcome", "t": "remark", "v": "told"},
 }
 """Where a part's column stands in the result, if not under its own name."""
 
@@ -97,13 +97,7 @@ class Statement:
         }
 
     def query(self, name: str, query: exp.Query) -> None:
-        """A mapping's query, as a step.
-
-        Raises:
-            UnsafeQueryError: It names a table as our own steps are named.
-        """
-        if any(table.name.lower().startswith(PREFIX) for table in query.find_all(exp.Table, exp.TableAlias)):
-            raise UnsafeQueryError(f"the mapping's query names a table {PREFIX}…: such names are kept for the plan")
+        """A mapping's query, as a step."""
         self._steps[name] = query.copy()
 
     def step(self, name: str, text: str) -> None:
@@ -149,29 +143,29 @@ class Statement:
             self._steps[PREFIX + name] = tree
         self.step("standing", self._standing())
         kept = ", ".join(str(STATUSES.index(status)) for status in KEPT_STATUSES)
-        births = f"CASE WHEN s.told = 1 THEN FLOOR(s.time_us / {self._spelling.cell(float(_DAY), 'float64')}) END"
-        sexes = f"CASE WHEN s.told = 2 AND s.value IN ({_SEXES}) THEN s.value END"
+        births = f"CASE WHEN s.told = {BORN} THEN FLOOR(s.time_us / {self._spelling.cell(float(_DAY), 'float64')}) END"
+        sexes = f"CASE WHEN s.told = {SEX} AND s.value IN ({_SEXES}) THEN s.value END"
         self.step(
             "conflicts",
-            "SELECT s.patient FROM wardround_standing AS s "  # noqa: S608
+            "SELECT s.patient FROM wardround_standing AS s "  # noqa: S608, names and literals of our own
             f"WHERE (s.order_key IS NULL OR s.row = s.latest) AND s.status IN ({kept}) "
             f"GROUP BY s.patient HAVING MIN({births}) <> MAX({births}) OR MIN({sexes}) <> MAX({sexes})",
         )
         handed = ", ".join(str(int(one)) for one in (Outcome.EVENT, Outcome.OUT_OF_LIFE))
         self.step(
             "people",
-            f"SELECT COUNT(DISTINCT e.patient) AS facts FROM wardround_events AS e WHERE e.outcome IN ({handed})",  # noqa: S608
+            f"SELECT COUNT(DISTINCT e.patient) AS facts FROM wardround_events AS e WHERE e.outcome IN ({handed})",  # noqa: S608, names and literals of our own
         )
         self.step(
             "told",
-            "SELECT e.place, e.outcome, e.remark, COUNT(*) AS facts FROM wardround_events AS e "
-            "GROUP BY e.place, e.outcome, e.remark",
+            "SELECT e.place, e.outcome, e.remark, e.told, COUNT(*) AS facts FROM wardround_events AS e "
+            "GROUP BY e.place, e.outcome, e.remark, e.told",
         )
 
     @staticmethod
     def _judged(events: str) -> str:
         outside = " OR ".join(
-            f"(e.{name} IS NOT NULL AND (e.{name} < {_EARLIEST_US} OR e.{name} > {_LATEST_US}))"
+            f"(e.{name} IS NOT NULL AND (e.{name} < {_LIFE[0]} OR e.{name} > {_LIFE[1]}))"
             for name in ("time_us", "known_us")
         )
         outcome = (
@@ -183,19 +177,18 @@ class Statement:
         return f"SELECT {columns} FROM ({events}) AS e"  # noqa: S608, names and literals of our own
 
     def _standing(self) -> str:
-        return (
-            "SELECT e.*, FIRST_VALUE(e.row) OVER (PARTITION BY e.patient, e.source, e.order_key "
-            f"ORDER BY COALESCE(e.known_us, {_LONG_AGO}) DESC, e.row DESC) AS latest FROM wardround_events AS e "
-            "WHERE e.outcome = 0 AND e.atom <> 0 AND e.told > 0"
-        )
+        latest = f"ORDER BY COALESCE(e.known_us, {_LONG_AGO}) DESC, e.row DESC"
+        latest = f"FIRST_VALUE(e.row) OVER (PARTITION BY e.patient, e.source, e.order_key {latest})"
+        told = f"e.outcome = 0 AND e.atom <> 0 AND e.told IN ({BORN}, {SEX})"
+        return f"SELECT e.*, {latest} AS latest FROM wardround_events AS e WHERE {told}"  # noqa: S608, names of our own
 
     def strays(self, tables: Sequence[Table]) -> None:
         """How many rows of each table hold what they did not hold before; for engines whose columns hold anything."""
-        counts = " UNION ALL ".join(
-            f"SELECT {one.place} AS need, s.n AS facts FROM ({one.strays()}) AS s"
-            for one in tables  # noqa: S608, names and literals of our own
-        )
-        self.step("strays", counts)
+        counts = [
+            f"SELECT {one.place} AS need, s.n AS facts FROM ({one.strays()}) AS s"  # noqa: S608, names of our own
+            for one in tables
+        ]
+        self.step("strays", " UNION ALL ".join(counts))
 
     def asking(self, text: str) -> exp.Query:
         """A question to the steps so far."""
@@ -214,7 +207,7 @@ class Statement:
             "consents": ("patient", "first_us", "last_us", "value", "total"),
             "conflicts": ("patient",),
             "people": ("facts",),
-            "told": ("need", "facts", "total", "t"),
+            "told": ("need", "facts", "total", "t", "v"),
             "strays": ("need", "facts"),
         }
         places = {mine: there for there, mine in _CELLS.get(step, {}).items()}

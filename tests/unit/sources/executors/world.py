@@ -6,8 +6,10 @@ import sqlite3
 from contextlib import closing
 from functools import lru_cache
 
+import msgspec
+
 from wardround.clinical.contract import Column, DataContract, Label
-from wardround.clinical.derivation import Cohort, Criterion, Derivation, Window
+from wardround.clinical.derivation import Cohort, Consent, Criterion, Derivation, Window
 from wardround.harmonization.embedded import Reading
 from wardround.harmonization.needs import Atoms, needs
 from wardround.harmonization.plan import Plan
@@ -67,6 +69,7 @@ CONTRACT = DataContract(
             Criterion(name="measured", minimum=0.0, derive=Derivation(concepts=("loinc|2093-3",), aggregate="count")),
         ),
     ),
+    consent=Consent(purpose="HRESCH"),
     scaling="none",
     holdout=0.0,
     min_records=1,
@@ -110,15 +113,27 @@ PEOPLE = {
         {"from": "sex", "code": "patient|sex", "values": {"m": "male", "f": "female"}},
         {"from": "hdl", "code": "local:lab|HDL", "unit": "mg/dL"},
         {"from": "dead_us", "code": "patient|death"},
+        {"from": "once", "code": "local:lab|SMOKE", "text": True},
+        {"from": "twice", "code": "local:lab|SMOKE", "text": True},
     ],
     "epoch": "us",
+}
+CONSENTS = {
+    "query": "SELECT * FROM said",
+    "key": "k",
+    "patient": "pid",
+    "time": "at_us",
+    "epoch": "us",
+    "status": "st",
+    "columns": [{"from": "answer", "code": "patient|consent:HRESCH", "values": {"y": "permit", "n": "deny"}}],
 }
 NAMES = {
     "lab": ("k", "mrn", "at_us", "known_us", "item", "num", "val", "uom", "st", "cmp", "ok"),
     "diag": ("k", "pid", "at_s", "sys", "code"),
-    "people": ("k", "pid", "born", "sex", "hdl", "dead_us"),
+    "people": ("k", "pid", "born", "sex", "hdl", "dead_us", "once", "twice"),
+    "said": ("k", "pid", "at_us", "st", "answer"),
 }
-SOURCES = [{"name": "labs", "events": [LAB]}, {"name": "adt", "events": [DIAGNOSES, PEOPLE]}]
+SOURCES = [{"name": "labs", "events": [LAB]}, {"name": "adt", "events": [DIAGNOSES, PEOPLE, CONSENTS]}]
 
 PATIENTS = ["1", "1", "1 ", "2", "2", "2", " 2", "3", "3\u00a0", "\t3 ", "4", "5", "1" * 201, "", "\u00a0", None]
 ITEMS = ["CHOL", "CHOL", " CHOL", "HDL", "HDL", "HDL", "SMOKE", "7", "7", "chol", "zzz", "n/a", "", None]
@@ -128,15 +143,16 @@ UNITS = ["mg/dL", "mg/dL", "mg/dL ", "g/L", "Cel", "[degF]", "odd", "odd", "furl
 STATES = [None, None, None, None, "F", "F", "F", "C", "X", "final", "?", ""]
 KEYS = [*[None] * 40, "k1", "K1", "k1 ", "k2"]
 CODES = ["I25.1", "I25.1", "I25.1", "I21.9", "i25.1", "I2", "J45", "2093-3", None]
+WORDS = ["a", "B", "Ä", "ä", "a b", "a-c", None]
 BORN = ["1950-02-28", "1950-02-28", "1911-12-01", "2020-02-29", None]
 
 
 def rows_of(seed):
     """Rows of each table, as Python's values."""
-    some = random.Random(seed)  # noqa: S311, a world and no secret
+    some = random.Random(seed)
 
     def day():
-        return None if some.random() < 0.05 else some.randint(-8, 14)
+        return None if some.random() < 0.05 else 10**6 if some.random() < 0.02 else some.randint(-8, 14)
 
     def number():
         return some.choice(NUMBERS) if some.random() < 0.5 else some.uniform(0.5, 600)
@@ -176,10 +192,22 @@ def rows_of(seed):
             some.choice(["m", "f", "f", "?", None]),
             number(),
             micros(day(), 3),
+            some.choice(WORDS),
+            some.choice(WORDS),
         )
         for key in range(some.randint(0, 6))
     ]
-    return {"lab": lab, "diag": diagnoses, "people": people}
+    said = [
+        (
+            key,
+            some.randint(1, 4),
+            micros(day(), 0),
+            some.choice([None, "final", "preliminary", "entered-in-error"]),
+            some.choice("yyn?"),
+        )
+        for key in range(some.randint(0, 6))
+    ]
+    return {"lab": lab, "diag": diagnoses, "people": people, "said": said}
 
 
 def micros(days, more):
@@ -212,8 +240,6 @@ def sources_of(mapping, folder, environ=None):
 
 
 def event_mapping_of(mapping):
-    import msgspec
-
     return msgspec.convert(mapping, event_mapping.EventMapping)
 
 
