@@ -41,7 +41,14 @@ SEEDED = settings(
 
 @pytest.fixture(scope="module")
 def url():
-    made = postgresql.new_database()
+    first = postgresql.new_database()
+    name = first.split("/")[3].split("?")[0]
+    made = first.replace(f"/{name}?", f"/{name}_en?")
+    with psycopg.connect(first, autocommit=True) as connection:
+        # One that orders texts as people do, and not by their bytes.
+        connection.execute(
+            f"CREATE DATABASE {name}_en TEMPLATE template0 LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
+        )
     with psycopg.connect(made, autocommit=True) as connection:
         connection.execute(
             "CREATE COLLATION careless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"

@@ -135,8 +135,11 @@ class Facts:
         self._count([one for one, is_named in zip(keys, named, strict=True) if is_named])
         keys = [self._canonical.get(one, one) for one in keys]
         places = encoded.indices.to_numpy()
-        wanted = (atoms != UNWANTED) & (named & self._belonging(keys))[places]
+        # What is left out is counted whatever the bucket, since every part has read every event.
+        wanted = (atoms != UNWANTED) & named[places]
         wanted &= ~self._is_out_of_life(batch, wanted)
+        self._count_bounds(batch, wanted)
+        wanted &= self._belonging(keys)[places]
         rows = np.flatnonzero(wanted)
         if not len(rows):
             return
@@ -245,6 +248,11 @@ class Facts:
             self.undated[str(batch.column("source")[0])] += found
         return outside
 
+    def _count_bounds(self, batch: pa.RecordBatch, wanted: npt.NDArray[np.bool_]) -> None:
+        is_bound = np.asarray(batch.column("comparator").is_valid())
+        if found := int((is_bound & wanted).sum()):
+            self.bounds[str(batch.column("source")[0])] += found
+
     def _remember(self, some: pa.RecordBatch, patients: npt.NDArray[np.int32]) -> None:
         is_told = pc.equal(some.column("system"), PATIENT)
         if pc.any(is_told).as_py():
@@ -261,8 +269,6 @@ class Facts:
     def _insert(self, some: pa.RecordBatch, atoms: npt.NDArray[np.int64], patients: npt.NDArray[np.int32]) -> None:
         numbers = some.column("number")
         is_bound = pc.is_valid(some.column("comparator"))
-        if bounds := pc.sum(is_bound).as_py():
-            self.bounds[str(some.column("source")[0])] += bounds
         is_number = pc.and_not(pc.is_finite(numbers), is_bound)
         arrays = pc.binary_join_element_wise(some.column("source"), some.column("array"), SEPARATOR)
         keys = some.column("order_key")

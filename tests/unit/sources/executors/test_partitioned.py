@@ -49,7 +49,7 @@ def mapping():
 
 def told_by(harvest):
     """All but what each part counts for itself."""
-    return {name: told for name, told in world.told_by(harvest).items() if name not in {"bounds", "undated"}}
+    return {name: told for name, told in world.told_by(harvest).items()}
 
 
 def run(folder, pool, parts=3, **rest):

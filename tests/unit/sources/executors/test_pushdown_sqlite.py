@@ -223,3 +223,26 @@ def test_the_steps_that_ran_are_told_without_the_lists_of_codes(folder):
     told = run(folder, world.mapping_of(PLACE)).statements
     assert {"judged", "records", "within_windows", "sums", "events"} <= set(told)
     assert not {"codes_0", "serves", "units", "windows"} & set(told)
+
+
+def test_versions_replace_one_another_as_in_this_process(folder):
+    lab = [
+        (1, "1", -world.DAY, None, "HDL", 50.0, None, "mg/dL", None, None, "v"),
+        (2, "1", 0, None, "zzz", 60.0, None, "mg/dL", None, None, "v"),
+    ]
+    born = [(key, 1, day, None, None, None, "one birth", None) for key, day in enumerate(("1950-02-28", "1951-02-28"))]
+    born += [
+        (key, 2, day, None, None, None, text, None)
+        for key, day, text in ((7, "1950-02-28", "a"), (8, "1960-01-01", "b"))
+    ]
+    rows = {"lab": lab, "diag": [("d", 1, 0, "10", "I25.1")], "people": born, "said": []}
+    world.sqlite_of(rows, folder / "ehr.db")
+    mapping = copy.deepcopy(world.mapping_of(PLACE))
+    mapping["sources"][1]["events"][1]["order_key"] = "once"
+    sources, _ = world.sources_of(mapping, folder)
+    here = embedded.harvest(world.reading_of(sources, restricted=False))
+    there = run(folder, mapping, restricted=False)
+    assert world.told_by(there) == world.told_by(here)
+    # Who was born again is one person; a code that nobody wants replaces nothing.
+    assert there.conflicts == {"|2"}
+    assert there.last.num_rows
