@@ -47,11 +47,6 @@ def mapping():
     return world.event_mapping_of(world.mapping_of(PLACE, timezone="UTC", memory_mb=64))
 
 
-def told_by(harvest):
-    """All but what each part counts for itself."""
-    return {name: told for name, told in world.told_by(harvest).items()}
-
-
 def run(folder, pool, parts=3, **rest):
     execute = Partitioned(mapping(), folder, world.CONTRACT, parts=parts, runner="processes")
     execute._pool = pool
@@ -71,7 +66,7 @@ def test_the_harvest_is_the_same_whatever_the_number_of_parts(site, parts, monke
     told = world.reports_of(sources)
     whole_sources = event_mapping.site_data(mapping(), site, {}).sources
     whole = embedded.harvest(dataclasses.replace(reading_of(whole_sources), affine=lambda *_: None))
-    assert told_by(got) == told_by(whole)
+    assert world.told_by(got) == world.told_by(whole)
     assert world.reports_of(whole_sources) == told
     assert got.engine == f"{whole.engine}, in {parts} parts (here)"
     assert got.statements == whole.statements
@@ -91,7 +86,7 @@ def test_people_of_two_numbers_are_one_in_whatever_bucket_the_numbers_fall():
         embedded.harvest(reading([Recorded("s", made.facts, links=links)]), bucket=(number, 4)) for number in range(4)
     ]
     assert sum(part.records.num_rows > 0 for part in parts) > 1
-    assert told_by(joined(parts)) == told_by(whole)
+    assert world.told_by(joined(parts)) == world.told_by(whole)
     assert whole.records.num_rows == 12
 
 
@@ -100,7 +95,7 @@ def test_a_part_that_dies_is_halved_and_the_rest_is_kept(site):
     pool = Here(dying={1})
     got, _ = run(site, pool)
     assert pool.rounds == [3, 2]
-    assert told_by(got) == told_by(whole)
+    assert world.told_by(got) == world.told_by(whole)
     assert "in 4 parts" in got.engine
 
 
@@ -192,5 +187,5 @@ def test_processes_are_started_afresh_and_one_that_is_killed_is_noticed(site, mo
     monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", killed)
     got, _ = run(site, partitioned._Processes(2), parts=2)
     assert len(started) == 4
-    assert told_by(got) == told_by(whole)
+    assert world.told_by(got) == world.told_by(whole)
     assert not any(process.is_alive() for process in started)
