@@ -37,7 +37,7 @@ Execute = Callable[[Reading], Harvest]
 _MOST_RECORDS: Final = 5_000_000
 _SHOWN_UNIT: Final = 15
 _MOST_UNITS: Final = 20
-_FACT_BYTES, _NEED_BYTES = 300, 150
+_FACT_BYTES, _NEED_BYTES = 130, 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -145,7 +145,7 @@ def harmonize(
     *,
     execute: Execute = embedded.harvest,
     restricted: bool = True,
-    memory_mb: int = 192,
+    memory_mb: int = 128,
 ) -> Harmonized:
     """What `contract` asks for, from the site's events.
 

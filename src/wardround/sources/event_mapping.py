@@ -99,7 +99,7 @@ class EventMapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     listeners: dict[str, dict[str, Any]] = {}
     executor: Literal["embedded", "partitioned", "push-down"] = "embedded"
     disclosure: SiteDisclosure = SiteDisclosure()
-    memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 192
+    memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 128
 
 
 def decode(text: str) -> EventMapping:

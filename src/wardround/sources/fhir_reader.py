@@ -45,6 +45,7 @@ __all__ = ["MOST_VIEWS", "FhirReading", "ResourceReader", "stream_of"]
 MOST_VIEWS: Final = 200
 _MOST_CODES: Final = 500
 _BATCH_ROWS: Final = 16_384
+_READING_BYTES: Final = 96 * 1024 * 1024
 _MOST_BATCHES: Final = 4
 _SLICE: Final = 2048
 _LARGEST_VIEW: Final = 4 * 1024 * 1024
@@ -188,7 +189,7 @@ class ResourceReader:
         return event_batch(columns, source=self._report.source)
 
     def _open(self) -> None:
-        database = memory_database.open_memory_database(threads=2)
+        database = memory_database.open_memory_database(memory_limit_bytes=_READING_BYTES, threads=2)
         for plan, shaper in self._views:
             self._runners.append((ViewRunner(plan, database, report=self._lines, limits=self._limits), shaper))
 
