@@ -11,6 +11,7 @@ References:
 """
 
 import csv
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,10 @@ def write(dataset: Dataset, folders: dict[str, Path]) -> None:
     )
     for (name, rows), writer in zip(dataset.hospitals.items(), writers, strict=True):
         mapping = writer(dataset.contract, rows, folders[name])
+        # A site draws this key; here it follows from the name, so that each demo holds out the same patients.
+        key = folders[name] / "pseudonym.key"
+        key.touch(mode=0o600)
+        key.write_text(hashlib.sha256(f"demo {name}".encode()).hexdigest())
         path = folders[name] / "mapping.toml"
         path.unlink(missing_ok=True)
         path.write_text(mapping)
