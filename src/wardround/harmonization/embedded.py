@@ -96,6 +96,8 @@ def harvest(reading: Reading, *, bucket: tuple[int, int] = (0, 1)) -> Harvest:
             except MemoryError:
                 waiting += _halves(done)
         waiting += _siblings(wanted, done)
+        del facts
+        pa.default_memory_pool().release_unused()
     return joined(parts)
 
 
