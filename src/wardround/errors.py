@@ -3,21 +3,28 @@
     WardroundError
     ├── ConfigError                  the operator must change a setting or a file
     ├── CodecError                   bytes from outside do not parse
-    │   └── TensorMismatchError      names, shapes, dtypes, size or finiteness are not the plan's
+    │   ├── TensorMismatchError      names, shapes, dtypes, size or finiteness are not the plan's
+    │   └── PackageError             a code package or study bundle is not whole
     ├── CryptoError                  a signature, key or digest is not what it claims
     │   ├── SignatureError           a request or document is not signed by whom it names
     │   ├── StaleRequestError        a request is too old, from the future, or was seen before
     │   │   └── WrongChallengeError  it was signed for an earlier start of the hub
-    │   └── DigestMismatchError      bytes are not the bytes that the digest names
+    │   ├── DigestMismatchError      bytes are not the bytes that the digest names
+    │   ├── AuditError               a log, checkpoint or proof does not verify
+    │   └── AttestationError         evidence does not show the machine and build that are asked for
     ├── ProtocolError
     │   ├── LocalProtocolError       we drove a machine wrongly: a bug on this side
     │   └── PeerProtocolError        the peer broke the rules: refuse, record, carry on
     │       ├── InviteError          an invite is unknown, expired or was used
     │       ├── ForbiddenError       this identity may not do this
+    │       ├── LoginError           a person is not logged in, or not as they claim
+    │       │   └── StepUpError      this action takes a newer or stronger login
     │       └── NotFoundError        there is no such study, run or blob
     ├── PolicyError                  the site's own policy or people say no
     │   ├── BudgetExceededError      the site's privacy budget does not allow it
-    │   └── LedgerError              the site's privacy ledger is not whole: its node does not train
+    │   ├── LedgerError              the site's privacy ledger is not whole: its node does not train
+    │   ├── SandboxError             nothing here can contain foreign code: it is not run
+    │   └── EgressError              what would leave is not what may leave
     ├── ClinicalError                records do not fit the study's data contract
     │   ├── MissingColumnError
     │   ├── UnitMismatchError
@@ -37,6 +44,8 @@ and what to do. It may hold counts, column names and site names, never a cell of
 from typing import ClassVar
 
 __all__ = [
+    "AttestationError",
+    "AuditError",
     "BudgetExceededError",
     "ClinicalError",
     "CodecError",
@@ -45,17 +54,22 @@ __all__ = [
     "ConflictError",
     "CryptoError",
     "DigestMismatchError",
+    "EgressError",
     "ForbiddenError",
     "InviteError",
     "LedgerError",
     "LocalProtocolError",
+    "LoginError",
     "MissingColumnError",
     "NotFoundError",
+    "PackageError",
     "PeerProtocolError",
     "PolicyError",
     "ProtocolError",
+    "SandboxError",
     "SignatureError",
     "StaleRequestError",
+    "StepUpError",
     "StorageFullError",
     "TensorMismatchError",
     "TooFewRecordsError",
@@ -104,6 +118,12 @@ class TensorMismatchError(CodecError):
     code = "codec/tensor-mismatch"
 
 
+class PackageError(CodecError):
+    """A code package or study bundle is not whole, not signed as it must be, or reaches outside itself."""
+
+    code = "codec/package"
+
+
 class CryptoError(WardroundError):
     """A signature, key or certificate is not what it claims."""
 
@@ -134,6 +154,20 @@ class DigestMismatchError(CryptoError):
     """Bytes are not the bytes that their digest names."""
 
     code = "crypto/digest-mismatch"
+
+
+class AuditError(CryptoError):
+    """An audit log, a checkpoint or a proof does not verify: it was cut, changed, swapped or forked."""
+
+    code = "crypto/audit"
+    who = "the auditor: keep what you have, and ask whoever keeps the log"
+
+
+class AttestationError(CryptoError):
+    """Attestation evidence does not show the machine and the build that are asked for."""
+
+    code = "crypto/attestation"
+    who = "the operator of the machine that sent the evidence"
 
 
 class ProtocolError(WardroundError):
@@ -168,6 +202,20 @@ class ForbiddenError(PeerProtocolError):
     code = "protocol/forbidden"
 
 
+class LoginError(PeerProtocolError):
+    """A person is not logged in, or not as they claim."""
+
+    code = "protocol/login"
+    who = "the person: log in again"
+
+
+class StepUpError(LoginError):
+    """This action takes a newer or a stronger login."""
+
+    code = "protocol/step-up"
+    who = "the person: log in again with a second factor"
+
+
 class NotFoundError(PeerProtocolError):
     """There is no such study, run or blob."""
 
@@ -191,6 +239,19 @@ class LedgerError(PolicyError):
     """This site's privacy ledger is not whole, so its node does not train with it."""
 
     code = "policy/ledger"
+
+
+class SandboxError(PolicyError):
+    """Nothing on this machine can contain foreign code, so it is not run."""
+
+    code = "policy/sandbox"
+    who = "the site's IT"
+
+
+class EgressError(PolicyError):
+    """What would leave the site is not what may leave it."""
+
+    code = "policy/egress"
 
 
 class ClinicalError(WardroundError):

@@ -1,0 +1,1 @@
+"""Confidential machines: evidence from the kernel, and keys released to it."""

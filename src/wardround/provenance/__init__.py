@@ -1,0 +1,1 @@
+"""Where study code comes from: packages, their signatures, contents and changes."""

@@ -1,0 +1,1 @@
+"""Foreign code in a box, and the hospital's own work first."""
