@@ -14,10 +14,10 @@ help:             ## what there is
 demo: .venv/demo  ## four hospitals and a hub on this machine; make demo ARGS="--data heart"
 	$(BIN)/wardround demo $(ARGS)
 
-test: .venv/dev   ## every test: units, contracts, 2,000 simulated worlds, real processes
+test: .venv/dev .venv/system  ## every test: units, contracts, 2,000 simulated worlds, real processes
 	$(BIN)/python -m pytest -n $(WORKERS) -q $(ARGS)
 
-check: .venv/dev  ## lint, types and layers, then every test
+check: .venv/dev .venv/system  ## lint, types and layers, then every test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 	$(BIN)/python -m pytest -n $(WORKERS) -q $(ARGS)
 
@@ -61,3 +61,14 @@ clean:            ## remove the environment and what was made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@ .venv/demo
+
+# Programs that some tests run; where they cannot be installed those tests are skipped, and say so.
+.venv/system: .venv/python
+	@if ! { command -v bwrap && command -v softhsm2-util; } >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends bubblewrap softhsm2; \
+	  fi >/dev/null 2>&1 || true; \
+	  command -v bwrap >/dev/null || echo "bubblewrap is not installed: tests of the sandbox will be skipped"; \
+	  command -v softhsm2-util >/dev/null || echo "softhsm2 is not installed: tests of PKCS#11 will be skipped"; \
+	fi
+	@touch $@
