@@ -25,10 +25,17 @@ class SitePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     `secure_only` no study runs here whose updates or statistics the hub could see one by one, with `private_only`
     none without differential privacy, and only with `hub_noise` one whose noise the hub is trusted to add.
     `patient` is the contract's column that tells this site's patients apart: private studies must name it so.
+    Study code whose digest is not listed may run once `code_reviewers` different people have approved it (0: never),
+    the package signed by the study's researcher (`code_signed`) and one of `code_signers` (``name:public key``) where
+    there are any, and its libraries looked up for known weaknesses at most `code_scan_days` before (0: not asked for).
     """
 
     researchers: tuple[SiteId, ...] = ()
     code_digests: tuple[Digest, ...] = ()
+    code_reviewers: int = 2
+    code_signed: bool = True
+    code_signers: tuple[str, ...] = ()
+    code_scan_days: float = 0.0
     min_participants: int = 2
     secure_only: bool = False
     private_only: bool = False

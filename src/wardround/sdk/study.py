@@ -219,7 +219,7 @@ def _model(
             package = None
             module = models.build(model, data)
         else:
-            package = packages.from_folder(model)
+            package = packages.from_folder(model) if model.is_dir() else model.read_bytes()
             chosen = CodePackage(package=packages.ref(package), factory=factory, normalization=normalization)
             factory_of = packages.load(packages.read(package, chosen.package), factory)
             module = models.normalized(factory_of(data_contract.width(data), models.outputs(data)), normalization)

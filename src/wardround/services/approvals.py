@@ -5,6 +5,8 @@ binds the exact bytes of the plan: the study's name is their digest. `approved_p
 run.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from wardround.codec import canonical
@@ -23,7 +25,7 @@ __all__ = ["Approvals"]
 
 
 class Approvals:
-    """One site's decisions about studies."""
+    """One site's decisions about studies; `allowed_code` are the packages that its people have reviewed and allowed."""
 
     def __init__(
         self,
@@ -35,9 +37,11 @@ class Approvals:
         vault: Vault,
         policy: SitePolicy,
         clock: Clock,
+        allowed_code: Callable[[], frozenset[Digest]] = frozenset,
     ) -> None:
         self._site, self._key, self._authority = site, key, authority
-        self._hub, self._vault, self._policy, self._clock = hub, vault, policy, clock
+        self._hub, self._vault, self._clock = hub, vault, clock
+        self._listed, self._allowed_code = policy, allowed_code
 
     def review(self, study: StudyId) -> tuple[Plan, list[str], list[str]]:
         """Fetch and check a plan: the plan, what it will do in plain words, and the policy's objections.
@@ -123,13 +127,28 @@ class Approvals:
         values = [self._vault.get(name) for name in self._vault.names("decision.")]
         return [messages.decode(value, Decision) for value in values if value]
 
+    def key_of_researcher(self, name: SiteId) -> signing.PublicKey:
+        """The key of an enrolled researcher.
+
+        Raises:
+            CryptoError: The certificate is not the authority's, or not valid now.
+            PolicyError: It is not a researcher's, or another's.
+        """
+        identity = self._hub.identity(name)
+        found, role, key = certificate.open_identity(identity.certificate, self._authority, self._clock.now())
+        if found != name or role != "researcher":
+            raise PolicyError("the plan is not signed by an enrolled researcher")
+        return key
+
+    @property
+    def _policy(self) -> SitePolicy:
+        """The site's policy with the code that its people have allowed since it was written."""
+        listed = self._listed
+        return msgspec.structs.replace(listed, code_digests=(*listed.code_digests, *sorted(self._allowed_code())))
+
     def _verified(self, study: StudyId, signed: SignedPlan) -> Plan:
         _check_digest(study, signed)
-        identity = self._hub.identity(signed.researcher)
-        name, role, key = certificate.open_identity(identity.certificate, self._authority, self._clock.now())
-        if name != signed.researcher or role != "researcher":
-            raise PolicyError("the plan is not signed by an enrolled researcher")
-        return plans.verify(signed, key)
+        return plans.verify(signed, self.key_of_researcher(signed.researcher))
 
 
 def _check_digest(study: StudyId, signed: SignedPlan) -> None:

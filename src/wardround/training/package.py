@@ -1,42 +1,35 @@
-"""Code packages: study code as one zip of Python sources, pinned by its digest.
+"""Running a code package: sources out of a checked zip, imported from memory.
 
-`make` is a pure function of the sources: names in order, no compression, one fixed time, so the same
-sources are the same bytes everywhere. A package's `factory` is called as
+How a package is made and what else is in it: `wardround.provenance.package`. A package's `factory` is called as
 
     factory(width: int, outputs: int) -> torch.nn.Module
 
 with the number of feature columns and of numbers per record (one, or one per class).
 
-Hazard: `read` parses bytes from outside, and `load` runs study code. Both belong in the worker process;
-a node only compares the digest (`check_digest`). Sources are read into memory within bounds, whatever
-the zip's headers claim, and imported from there: no path, no compiled code, no other kind of file.
+Hazard: `load` runs study code, and belongs in the worker process. Sources are imported from memory: no path, no
+compiled code, no other kind of file.
 """
 
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import io
-import re
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from wardround.codec import canonical
-from wardround.errors import CodecError, DigestMismatchError
+from wardround.errors import CodecError, DigestMismatchError, PackageError
 from wardround.protocol.plan import BlobRef
+from wardround.provenance import archive
+from wardround.provenance.package import METADATA, is_source
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "MAX_FILES",
-    "MAX_PACKAGE_BYTES",
-    "MAX_SOURCE_BYTES",
     "PLACE",
     "Factory",
     "check_digest",
@@ -50,15 +43,9 @@ __all__ = [
 Factory = Callable[[int, int], "nn.Module"]
 """``factory(width, outputs)``."""
 
-MAX_FILES = 1000
-MAX_SOURCE_BYTES = 8 * 1024 * 1024
-"""Of all sources together, unpacked."""
-MAX_PACKAGE_BYTES = MAX_SOURCE_BYTES + 1024 * 1024
-
 PLACE = "<study code>/"
 """What the file names of study code begin with, in tracebacks."""
 
-_PATH = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*/){0,8}[A-Za-z_][A-Za-z0-9_]*\.py")
 _OURS = frozenset({"wardround", "torch", "numpy", "msgspec"})
 
 
@@ -66,23 +53,17 @@ def make(sources: Mapping[str, bytes]) -> bytes:
     """A package's bytes from sources by path (``model.py``, ``layers/attention.py``).
 
     Raises:
-        CodecError: A name cannot be in a package, or there are too many files or bytes.
+        PackageError: A name cannot be in a package, or there are too many files or bytes.
     """
     _check(sources)
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(sources):
-            entry = zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0))
-            entry.create_system, entry.external_attr = 3, 0o644 << 16
-            archive.writestr(entry, sources[path])
-    return target.getvalue()
+    return archive.write(sources)
 
 
 def from_folder(folder: Path) -> bytes:
     """A package of all ``.py`` files below a folder.
 
     Raises:
-        CodecError: A name cannot be in a package, or there are too many files or bytes.
+        PackageError: A name cannot be in a package, or there are too many files or bytes.
         OSError: A file cannot be read.
     """
     return make({path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.py"))})
@@ -108,27 +89,10 @@ def read(package: bytes, expected: BlobRef) -> dict[str, bytes]:
 
     Raises:
         DigestMismatchError: Not the bytes that the plan names.
-        CodecError: Not a package.
+        PackageError: Not a package.
     """
     check_digest(package, expected)
-    if len(package) > MAX_PACKAGE_BYTES:
-        raise CodecError(f"a code package may have {MAX_PACKAGE_BYTES} bytes")
-    try:
-        with zipfile.ZipFile(io.BytesIO(package)) as archive:
-            entries = archive.infolist()
-            if len(entries) > MAX_FILES or len({entry.filename for entry in entries}) != len(entries):
-                raise CodecError(f"a code package has at most {MAX_FILES} files, each name once")
-            sources: dict[str, bytes] = {}
-            left = MAX_SOURCE_BYTES
-            for entry in entries:
-                # Read to a bound of our own: the size in the header is the sender's claim.
-                with archive.open(entry) as file:
-                    sources[entry.filename] = file.read(left + 1)
-                left -= len(sources[entry.filename])
-                if left < 0:
-                    raise CodecError(f"a code package may unpack to {MAX_SOURCE_BYTES} bytes")
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, OSError):
-        raise CodecError("the code package is not a readable zip file") from None
+    sources = {name: data for name, data in archive.read(package).items() if name not in METADATA}
     _check(sources)
     return sources
 
@@ -156,13 +120,11 @@ def load(sources: Mapping[str, bytes], factory: str) -> Factory:
 
 
 def _check(sources: Mapping[str, bytes]) -> None:
-    if not sources or len(sources) > MAX_FILES or sum(map(len, sources.values())) > MAX_SOURCE_BYTES:
-        raise CodecError(f"a code package has 1 to {MAX_FILES} files of at most {MAX_SOURCE_BYTES} bytes together")
     for path in sources:
-        if not _PATH.fullmatch(path):
-            raise CodecError("a code package holds only .py files whose folders and names are Python names")
+        if not is_source(path):
+            raise PackageError("a code package holds only .py files whose folders and names are Python names")
         if path.partition("/")[0].removesuffix(".py") in sys.stdlib_module_names | _OURS:
-            raise CodecError(f"rename {path!r}: it would hide a module of Python or Wardround")
+            raise PackageError(f"rename {path!r}: it would hide a module of Python or Wardround")
 
 
 def _forget() -> None:

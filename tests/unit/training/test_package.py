@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from wardround.errors import CodecError, DigestMismatchError
 from wardround.protocol.plan import BlobRef
+from wardround.provenance import archive
 from wardround.training import package
 
 names = st.from_regex(r"study_[a-z]{1,5}(/[a-z_]{1,5}){0,2}\.py", fullmatch=True)
@@ -91,7 +92,7 @@ def test_a_zip_bomb_is_refused_whatever_it_claims(claimed):
     try:
         with pytest.raises(CodecError):
             package.read(data, package.ref(data))
-        assert tracemalloc.get_traced_memory()[1] < 4 * package.MAX_SOURCE_BYTES
+        assert tracemalloc.get_traced_memory()[1] < 4 * archive.MAX_BYTES
     finally:
         tracemalloc.stop()
 
@@ -110,12 +111,12 @@ def test_an_altered_zip_is_refused_or_reads_within_bounds(place, value):
         sources = package.read(bytes(data), package.ref(bytes(data)))
     except CodecError:
         return
-    assert sum(map(len, sources.values())) <= package.MAX_SOURCE_BYTES
+    assert sum(map(len, sources.values())) <= archive.MAX_BYTES
 
 
 def test_too_many_files_are_refused():
     with pytest.raises(CodecError, match="files"):
-        package.make({f"m{number}.py": b"" for number in range(package.MAX_FILES + 1)})
+        package.make({f"m{number}.py": b"" for number in range(archive.MAX_FILES + 1)})
 
 
 @pytest.mark.usefixtures("imports")
