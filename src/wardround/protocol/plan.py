@@ -28,7 +28,8 @@ from wardround.codec.tensors import Manifest
 from wardround.crypto import signing
 from wardround.errors import CodecError
 from wardround.ids import Digest, SiteId, StudyId, digest_name, site_id
-from wardround.protocol import learning, private_rules
+from wardround.protocol import attested, learning, private_rules
+from wardround.protocol.attested import Enclaves
 from wardround.protocol.learning import Asynchronous, Local, Optimizer, ServerRule, Training
 from wardround.protocol.private import Privacy
 from wardround.secagg.terms import LEAST_MEMBERS
@@ -173,7 +174,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     under secure aggregation. With analyses, training may have no rounds at all. `appraisal` says what the last
     evaluation shows beside metrics; subgroups only under secure aggregation. With `privacy` all that leaves a site
     is noised. `audits` is how many sites must have audited the model, and found no more than the audit allows, before
-    it is released; one that found more stops the release.
+    it is released; one that found more stops the release. `enclaves` demands that hub or nodes prove which builds they
+    run.
     """
 
     format: Literal["wardround-plan/1"] = "wardround-plan/1"
@@ -197,6 +199,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     appraisal: Appraisal | None = None
     privacy: Privacy | None = None
     audits: int = 0
+    enclaves: Enclaves | None = None
     expires: int
     seed: int = 0
 
@@ -216,6 +219,8 @@ def check(plan: Plan) -> None:
         CodecError: Says which field.
     """
     data_contract.check(plan.data)
+    if plan.enclaves is not None:
+        attested.check(plan.enclaves)
     for name in (plan.researcher, *plan.participants):
         site_id(name)
     if tuple(sorted(set(plan.participants))) != plan.participants or len(plan.participants) > MAX_SITES:

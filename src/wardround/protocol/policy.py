@@ -11,7 +11,7 @@ from wardround.clinical import cohort_words
 from wardround.errors import PolicyError
 from wardround.ids import Digest, SiteId
 from wardround.privacy import mechanisms
-from wardround.protocol import private
+from wardround.protocol import attested, private
 from wardround.protocol.plan import CodePackage, Plan
 
 __all__ = ["SitePolicy", "check", "explain", "refusals"]
@@ -134,6 +134,7 @@ def explain(plan: Plan) -> list[str]:
         *_leaving(plan, standardize=standardize),
         *_private(plan),
         *_audited(plan),
+        *attested.words(plan.enclaves),
         f"One round may use {plan.limits.worker_seconds:g} s and {memory:.1f} GiB here. "  # noqa: ISC004
         f"A site with fewer than {data.min_records} records takes no part.",
     ]

@@ -69,7 +69,8 @@ class Participant:
     """One site's part in runs; a run's records and worker stay with it until the run has ended.
 
     `source` opens the site's records for a study, `worker` starts a run's worker process, `safeguard` pays for what
-    private plans do.
+    private plans do. `admit` has the last word on every assignment of an approved plan: it raises where the site's
+    policies, or what the plan demands of the hub's machine, forbid it.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class Participant:
         worker: Callable[[Plan, StudyTable, bytes | None], Worker],
         membership: Membership | None = None,
         safeguard: Safeguard,
+        admit: Callable[[Assignment, Plan], None] = lambda _assignment, _plan: None,
         progress: Progress = lambda _what, _task: None,
     ) -> None:
+        self._admit = admit
         self._site, self._approvals, self._hub, self._files = site, approvals, hub, files
         self._progress, self._membership = progress, membership
         self._work = RoundWork(
@@ -107,7 +110,7 @@ class Participant:
                 return self._pair(assignment)
 
     def _pair(self, task: PairTask) -> Receipt:
-        plan = self._approvals.approved_plan(task.study)
+        plan = self._approved(task)
         return self._hub.pair(self._member().pair(task, plan))
 
     def _step(self, task: CohortTask) -> Receipt:
@@ -125,7 +128,7 @@ class Participant:
         return self._hub.answer(said)
 
     def _answer(self, task: CohortTask) -> tuple[Answer, bytes]:
-        plan = self._approvals.approved_plan(task.study)
+        plan = self._approved(task)
         member = self._member()
         match task.step:
             case Invitation():
@@ -171,6 +174,11 @@ class Participant:
         if (held.task.base.digest, held.task.standardization) != (again.base.digest, again.standardization):
             raise PeerProtocolError("the cohort's terms name another model than the one that this site worked from")
         return held
+
+    def _approved(self, assignment: Assignment) -> Plan:
+        plan = self._approvals.approved_plan(assignment.study)
+        self._admit(assignment, plan)
+        return plan
 
     def _member(self) -> Membership:
         if self._membership is None:
@@ -219,7 +227,7 @@ class Participant:
             self.end(run)
 
     def _contribution(self, task: Task) -> Contribution:
-        plan = self._approvals.approved_plan(task.study)
+        plan = self._approved(task)
         agenda = terms_of(task.run, plan, ()).agenda
         if not 1 <= task.number <= len(agenda) or agenda[task.number - 1] != task.kind:
             raise PolicyError("the approved plan has no such round")
