@@ -11,8 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import secagg
+from benchmarks import audit_log, sandbox, secagg
+from benchmarks.attestation import attestation
 from benchmarks.late import straggler
+from benchmarks.requests import decisions, requests
 from benchmarks.rounds import large_round, largest_round, small_round
 from benchmarks.rules import NAMES, rules
 from benchmarks.startup import startup
@@ -28,6 +30,16 @@ _MEASURES: dict[str, Callable[[], dict[str, float]]] = {
     "rules-20": lambda: rules(20),
     "rules-50": lambda: rules(50),
     "straggler": straggler,
+    "requests": requests,
+    "decisions": decisions,
+    "attestation": attestation,
+    "audit-appending": audit_log.appending,
+    "audit-proving": audit_log.proving,
+    "audit-verifying": audit_log.verifying,
+    "sandbox-start": sandbox.start,
+    "sandbox-training": sandbox.training,
+    "sandbox-quota": sandbox.quota,
+    "sandbox-neighbour": sandbox.neighbour,
     "round-25m": lambda: large_round(25_000_000),
     "round-100m": lambda: large_round(100_000_000),
     "round-1b": lambda: largest_round(1_000_000_000),
@@ -43,6 +55,12 @@ _BOUNDS = {
     ("secagg-protocol", "bytes_beyond_plain"): 10_000,
     ("secure-100m", "hub_growth_bytes"): 300e6,
     ("secure-100m", "node_over_model"): 2.0,
+    ("requests", "added"): 0.003,
+    ("decisions", "median_50"): 0.0003,
+    ("audit-proving", "inclusion proof, ms, median"): 5.0,
+    ("attestation", "snp median"): 0.010,
+    ("attestation", "tdx median"): 0.010,
+    ("attestation", "sgx median"): 0.010,
     ("straggler", "ratio"): 1.25,
     ("straggler", "step_ratio"): 1.25,
     ("round-25m", "ratio"): 1.5,
@@ -53,7 +71,7 @@ _BOUNDS = {
 }
 _BOUNDS |= {(f"rules-{count}", f"{rule}_over_read"): 5.0 for count in (20, 50) for rule in NAMES}
 _BOUNDS |= {(f"rules-{count}", "memory_bytes"): 512e6 for count in (20, 50)}
-_FLOORS = {("secagg-protocol", "flower_over_ours"): 20.0}
+_FLOORS = {("secagg-protocol", "flower_over_ours"): 20.0, ("audit-appending", "entries/s, 64 threads"): 5000.0}
 _FLOORS |= {
     (f"rules-{count}", f"{peer}_over_ours {rule}"): least
     for count in (20, 50)

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from wardround import analysis, config, errors, ports
+from wardround.authorization import reference as policies
 from wardround.cli.main import wardround
 from wardround.cli.output import FIELDS
 from wardround.clinical import appraisal, contract, derivation, summaries
@@ -39,6 +40,9 @@ def pages() -> dict[str, str]:
         ),
         "reference/event-mapping.md": _page(
             "The mapping of events", "TOML; unknown keys are errors, and secrets are references.", _event_mapping()
+        ),
+        "reference/policy-actions.md": _page(
+            "Policies", "Who may do what, and under which circumstances.", policies.lines()
         ),
         "reference/messages.md": _page("Messages", "MessagePack maps with exactly these fields.", _messages()),
         "reference/ports.md": _page("Ports", "Every seam between Wardround and the outside.", _ports()),

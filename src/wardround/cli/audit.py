@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wardround.cli import audit_log
 from wardround.cli.output import as_json, folder_argument, show
 
 if TYPE_CHECKING:
@@ -17,7 +18,11 @@ __all__ = ["audit", "node_audit"]
 
 @click.group()
 def audit() -> None:
-    """Audit what leaves: the privacy of a trained model."""
+    """Audit what leaves and what happened: the privacy of a trained model, and the tamper-evident log."""
+
+
+for _command in (audit_log.verify, audit_log.prove, audit_log.export, audit_log.disclosures, audit_log.siem_lines):
+    audit.add_command(_command)
 
 
 def _attack_options(command: Callable[..., Any]) -> Callable[..., Any]:
