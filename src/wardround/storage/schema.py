@@ -4,6 +4,7 @@
     receipts    (sender, command) → body       what a command was answered, written with its events
     invites     digest of the secret → whom    used once
     identities  name → certificate             one per name; revoked ones stay for the record
+    accounts    name → version, sealed body    people's accounts and sessions; written over the version that was read
 
 Names compare by code point in both engines, as Python's `sorted` does. A change here comes with a
 version under ``migrations/versions``; ``tests/contracts/test_event_log.py`` compares the two.
@@ -11,9 +12,9 @@ version under ``migrations/versions``; ``tests/contracts/test_event_log.py`` com
 
 import sqlalchemy as sa
 
-__all__ = ["HEAD", "events", "identities", "invites", "metadata", "receipts"]
+__all__ = ["HEAD", "accounts", "events", "identities", "invites", "metadata", "receipts"]
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest version under ``migrations/versions``."""
 
 _NAME = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
@@ -64,5 +65,14 @@ identities = sa.Table(
     sa.Column("role", _NAME, nullable=False),
     sa.Column("certificate", sa.LargeBinary, nullable=False),
     sa.Column("revoked", sa.Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+accounts = sa.Table(
+    "accounts",
+    metadata,
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
