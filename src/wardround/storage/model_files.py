@@ -2,8 +2,10 @@
 
 A download goes to ``incoming.part``, which is renamed when its digest is right, so a file under its digest
 is whole. Global models are no patient's records, but may have learned from them: the folder is 0700.
+They stay as they are, because the worker maps them into its memory by their path, and the hub has them anyway.
 What a run keeps on its way out (``kept-<scope>``) is masked already: by itself it says nothing.
-What a site remembers from round to round (``memory-<scope>-<round>``) has learned from its patients alone.
+What a site remembers from round to round (``memory-<scope>-<round>``) has learned from its patients alone: with the
+node's keys it is sealed at rest (`wardround.storage.sealed_file`); such files of before are sealed at the next start.
 """
 
 import errno
@@ -13,10 +15,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from wardround.errors import DigestMismatchError, StorageFullError, UnavailableError
+from wardround.crypto.envelope import Place
+from wardround.errors import CryptoError, DigestMismatchError, StorageFullError, UnavailableError
 from wardround.ids import Digest, digest_name
 from wardround.ports import HubClient
 from wardround.protocol.plan import BlobRef
+from wardround.storage import sealed_file
+from wardround.storage.vault import Keys
 
 __all__ = ["FolderModelFiles", "last_memory"]
 
@@ -25,16 +30,18 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FolderModelFiles:
-    """Fills `wardround.ports.Files` in one folder."""
+    """Fills `wardround.ports.Files` in one folder; with `keys` what a site remembers lies sealed there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keys: Keys | None = None) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._keys = folder, keys
         self._lock = threading.Lock()
         self._kept: dict[str, frozenset[Digest]] = {}
         self._outgoing: dict[str, int] = {}
         for path in folder.glob("kept-*"):
             path.unlink()
+        if keys is not None:
+            self._seal_older(keys)
 
     def fetch(self, ref: BlobRef, scope: str, hub: HubClient, inline: bytes) -> str:
         """See `wardround.ports.Files`."""
@@ -124,9 +131,13 @@ class FolderModelFiles:
         """See `wardround.ports.Files`."""
         path = self._folder / f"memory-{scope}-{number}"
         part = self._folder / f"memory-{scope}.part"
+        pieces = self.chunks(descriptor, 0, os.fstat(descriptor).st_size, _PIECE)
         try:
+            if self._keys is not None:
+                sealed_file.write(path, pieces, self._keys, place=_place(path, self._keys))
+                return
             with open(part, "wb", opener=_private) as file:
-                file.writelines(self.chunks(descriptor, 0, os.fstat(descriptor).st_size, _PIECE))
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
@@ -143,7 +154,11 @@ class FolderModelFiles:
             for path in _memories(self._folder, scope):
                 if path != wanted:
                     path.unlink()
-        if wanted.exists() and wanted.stat().st_size == size:
+        if wanted.exists() and self._keys is not None:
+            # A site that cannot read what it remembers must not go on as if there were nothing.
+            if sealed_file.plain_size(wanted) == size:
+                return _fill(descriptor, sealed_file.read(wanted, self._keys, place=_place(wanted, self._keys)))
+        elif wanted.exists() and wanted.stat().st_size == size:
             with wanted.open("rb") as file:
                 return _fill(descriptor, self.chunks(file.fileno(), 0, size, _PIECE))
         return _fill(descriptor, (memoryview(bytes(min(_PIECE, size - start))) for start in range(0, size, _PIECE)))
@@ -153,6 +168,15 @@ class FolderModelFiles:
         paths = _memories(self._folder, scope)
         for path in paths[: len(paths) - but_the_last]:
             path.unlink()
+
+    def _seal_older(self, keys: Keys) -> None:
+        for path in self._folder.glob("memory-*"):
+            if path.name.endswith(".part"):
+                path.unlink()
+            elif not sealed_file.is_sealed(path):
+                with path.open("rb") as file:
+                    pieces = self.chunks(file.fileno(), 0, path.stat().st_size, _PIECE)
+                    sealed_file.write(path, pieces, keys, place=_place(path, keys))
 
     def _write(self, part: Path, data: bytes) -> str:
         part.unlink(missing_ok=True)
@@ -171,10 +195,24 @@ class FolderModelFiles:
         return digest.hexdigest()
 
 
-def last_memory(folder: Path, scope: str) -> bytes:
-    """What is remembered of `scope` after its last round; empty where that is nothing."""
+def last_memory(folder: Path, scope: str, *, keys: Keys | None = None) -> bytes:
+    """What is remembered of `scope` after its last round; empty where that is nothing.
+
+    Raises:
+        CryptoError: It is sealed, and there are no keys for it, or it was altered.
+    """
     paths = _memories(folder, scope)
-    return paths[-1].read_bytes() if paths else b""
+    if not paths:
+        return b""
+    if not sealed_file.is_sealed(paths[-1]):
+        return paths[-1].read_bytes()
+    if keys is None:
+        raise CryptoError("what this site remembers is sealed, and no key was given to read it")
+    return b"".join(bytes(piece) for piece in sealed_file.read(paths[-1], keys, place=_place(paths[-1], keys)))
+
+
+def _place(path: Path, keys: Keys) -> Place:
+    return Place(path.name, tenant=keys.tenant)
 
 
 def _memories(folder: Path, scope: str) -> list[Path]:
