@@ -7,7 +7,7 @@ value; relative paths count from the file's folder.
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -18,16 +18,27 @@ from wardround.protocol.policy import SitePolicy
 __all__ = ["HubConfig", "NodeConfig", "ResearcherConfig", "load", "secret"]
 
 _T = TypeVar("_T")
+_REFERENCES = {"state_key": ("file:", "env:", "pkcs11:", "kms:")}
+"""How a secret may be named, where it is otherwise than by file: or env:."""
 
 
 class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A hub. `max_blob_bytes` bounds what a researcher may upload before any plan names a size.
 
+    `listen` is where enrolled machines connect, with their certificates; `listen_public` where newcomers enrol,
+    certificates are renewed, people log in and anybody reads the public log. `url` and `url_public` are how
+    these are reached. `client_certificates` is "proxy" where a load balancer ends TLS and checks certificates
+    itself: then only the signatures of the requests say who sends them.
     `cluster` is the address of a Ray cluster that aggregates; empty: this machine's processors do.
     """
 
     listen: str = "127.0.0.1:8443"
+    listen_public: str = "127.0.0.1:8444"
     url: str = "https://127.0.0.1:8443"
+    url_public: str = "https://127.0.0.1:8444"
+    client_certificates: Literal["required", "proxy"] = "required"
+    certificate_hours: Annotated[float, msgspec.Meta(gt=0, le=2160)] = 24.0
+    renewal_grace_days: Annotated[float, msgspec.Meta(ge=0, le=366)] = 30.0
     database: str = "sqlite:///state/hub.sqlite"
     blobs: str = "state/blobs"
     authority: str = "authority.crt"
@@ -42,6 +53,9 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A hospital's node: whom it belongs to, which hub it dials, where its records are, and its policy.
 
+    `hub` is where it works, `hub_public` where it renews its certificate (empty: the same). `key` signs
+    documents, and `certificate` is for it; `connection` is the file of the key and the short-lived certificate
+    that open connections, which the node renews by itself.
     `officers` are the public keys (hexadecimal) of those whose signatures make a roster, `officer_quorum`
     how many of them must have signed. `dataset` is the name under which the privacy budget of this node's records is
     kept; what was spent stays under it, so another name is for other records.
@@ -49,8 +63,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     name: SiteId
     hub: str
+    hub_public: str = ""
     authority: str = "authority.crt"
     certificate: str = "node.crt"
+    connection: str = "keys/connection.pem"
     key: str = "file:keys/node.key"
     agreement_key: str = "file:keys/agreement.key"
     officers: tuple[str, ...] = ()
@@ -67,8 +83,10 @@ class ResearcherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     name: SiteId
     hub: str
+    hub_public: str = ""
     authority: str = "authority.crt"
     certificate: str = "researcher.crt"
+    connection: str = "keys/connection.pem"
     key: str = "file:keys/researcher.key"
 
 
@@ -86,7 +104,7 @@ def load(text: str, kind: type[_T], environ: Mapping[str, str], prefix: str) -> 
         if name.startswith(prefix):
             values[name.removeprefix(prefix).lower()] = value
     for name, value in values.items():
-        if name.endswith("key") and not str(value).startswith(("file:", "env:")):
+        if name.endswith("key") and not str(value).startswith(_REFERENCES.get(name, ("file:", "env:"))):
             raise ConfigError(f"setting {name!r} is a secret: give a reference such as file:keys/{name}, not its value")
     try:
         return msgspec.convert(values, kind, strict=False)

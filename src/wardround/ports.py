@@ -4,7 +4,7 @@ All ports are synchronous, so that a simulated world can drive the services step
 rim is the web server in `wardround.hub`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
@@ -32,19 +32,29 @@ from wardround.protocol.messages import (
 from wardround.protocol.plan import BlobRef, SignedPlan
 
 __all__ = [
+    "Accounts",
     "Anchor",
+    "AuditLog",
     "Blobs",
+    "Bounds",
     "Clock",
+    "Containment",
+    "Ending",
     "Entropy",
     "EventLog",
     "Files",
     "HubClient",
+    "KeyStore",
+    "Launcher",
     "Pool",
     "RecordSource",
     "Registry",
+    "Started",
     "Trained",
     "Upload",
+    "Usage",
     "Vault",
+    "Violation",
     "Worker",
 ]
 
@@ -132,6 +142,16 @@ class Registry(Protocol):
     def identities(self) -> list[Identity]:
         """All enrolled identities, by name."""
 
+    def replace(self, identity: Identity, *, before: bytes) -> None:
+        """Give an enrolled name another certificate.
+
+        Raises:
+            ConflictError: Its certificate is not `before` any more, or it was revoked.
+        """
+
+    def revoked(self) -> frozenset[SiteId]:
+        """Names that were revoked and not enrolled again."""
+
     def revoke(self, name: SiteId) -> None:
         """Forget an identity: its requests are refused from now on."""
 
@@ -162,6 +182,48 @@ class Upload(Protocol):
 
     def discard(self) -> None:
         """Forget the bytes."""
+
+
+class AuditLog(Protocol):
+    """A tamper-evident log of entries, one writer, many threads. Once it failed to write, it raises until reopened."""
+
+    @property
+    def origin(self) -> str:
+        """The log's name, in every checkpoint."""
+
+    @property
+    def size(self) -> int:
+        """How many entries are durable."""
+
+    def enqueue(self, entries: Sequence[bytes]) -> Callable[[], int]:
+        """Put entries in line, in this order; the function that is given waits until they are durable.
+
+        It gives the index of the first, and raises `StorageFullError` or `UnavailableError` where they were not written.
+
+        Raises:
+            CodecError: An entry is too long.
+            UnavailableError: The log failed before, or is closed.
+        """
+
+    def read(self, start: int, stop: int) -> list[bytes]:
+        """The durable entries ``[start, stop)``.
+
+        Raises:
+            AuditError: Not all of them are there.
+        """
+
+    def publish(self) -> bytes:
+        """Sign a checkpoint over all that is durable, put it with its tiles, and give it; nothing new, the last one."""
+
+    def file(self, path: str) -> bytes | None:
+        """A file of the log as `wardround.audit.tile` names it, or a checkpoint; None where there is none."""
+
+    def keep_witnessed(self, checkpoint: bytes) -> None:
+        """Keep a checkpoint of this log that enough witnesses signed, for `file` to give.
+
+        Raises:
+            AuditError: It is none of this log's.
+        """
 
 
 class Blobs(Protocol):
@@ -239,6 +301,29 @@ class Anchor(Protocol):
 
     def put(self, name: str, value: bytes) -> None:
         """Store or replace a value; durable when this returns."""
+
+
+class KeyStore(Protocol):
+    """Keys that wrap data keys, in versions from 1. Raises `CryptoError` and `UnavailableError`, as it names them."""
+
+    @property
+    def name(self) -> str:
+        """Which store and key this is; no secret."""
+
+    def versions(self) -> tuple[int, ...]:
+        """Versions that are there, ascending; none before the first `rotate`."""
+
+    def wrap(self, key: bytes, context: bytes) -> tuple[int, bytes]:
+        """The newest version, and a 32-byte data key wrapped under it and bound to `context`."""
+
+    def unwrap(self, wrapped: bytes, version: int, context: bytes) -> bytes:
+        """The data key; `CryptoError` where it was altered, is for another context, or the version is gone."""
+
+    def rotate(self, above: int) -> int:
+        """Make a version above `above` and every other; durable when this returns."""
+
+    def destroy(self, version: int) -> None:
+        """Destroy a version for ever; one that is not there is passed over."""
 
 
 class Files(Protocol):
@@ -341,6 +426,108 @@ class Worker(Protocol):
         """End the process."""
 
 
+@dataclass(frozen=True, slots=True)
+class Containment:
+    """What a launcher keeps a process from.
+
+    `contains_foreign_code` is the launcher's claim that code which nobody here has read may run in it; `denied` and
+    `open_ways` say in words what such code cannot do, and what it still can.
+    """
+
+    contains_foreign_code: bool
+    name: str
+    denied: tuple[str, ...] = ()
+    open_ways: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A bound that a contained process ran into; `words` are ours, never the process's own."""
+
+    kind: Literal["system-call", "memory", "processes", "processor", "clock", "channel", "update"]
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a process may use: memory in bytes, all that it maps and shares; processes and threads together."""
+
+    memory_bytes: int
+    processes: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process and all that it started have used; what cannot be read is 0.
+
+    `waiting` is for how much of the last ten seconds, in per cent, part of it waited for processor, memory and disk.
+    """
+
+    processor_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    refused_processes: int = 0
+    waiting: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a process ended: its exit status, or ``-n`` where signal n ended it, and the bound it ran into, if one."""
+
+    status: int
+    violation: Violation | None = None
+
+
+class Started(Protocol):
+    """A process, and all that it starts."""
+
+    @property
+    def pid(self) -> int:
+        """Number of the process that the launcher itself started, on this machine."""
+
+    @property
+    def paused_seconds(self) -> float:
+        """For how long, until now, it was held by somebody else than the caller of `pause`."""
+
+    def pause(self) -> None:
+        """Let none of it run, from when this returns until `resume`; twice is once.
+
+        Raises:
+            SandboxError: It could not be held.
+        """
+
+    def resume(self) -> None:
+        """Let it run again, as far as nobody else holds it."""
+
+    def usage(self) -> Usage:
+        """What it has used so far."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long for it to end by itself, and say whether it has."""
+
+    def kill(self) -> Ending:
+        """End all of it and wait for that; once is enough, twice does no harm."""
+
+
+class Launcher(Protocol):
+    """How a worker process is started and contained."""
+
+    @property
+    def containment(self) -> Containment:
+        """What it keeps a process from."""
+
+    def start(
+        self, command: Sequence[str], *, environment: Mapping[str, str], descriptors: Sequence[int], bounds: Bounds
+    ) -> Started:
+        """Start `command` in ``/``, with its own environment, no input or output, and nothing open but `descriptors`.
+
+        The process gets its descriptors' numbers as further arguments; a launcher whose processes cannot inherit
+        descriptors gives the path of a socket instead, from which they are received.
+
+        Raises:
+            SandboxError: It cannot be started, or not contained as the launcher says.
+        """
+
+
 class HubClient(Protocol):
     """A node's or researcher's view of its hub; every call is signed, and retried by the caller, not here.
 
@@ -391,3 +578,39 @@ class HubClient(Protocol):
 
     def upload(self, scope: str, ref: BlobRef, source: int) -> None:
         """Send a blob from the file descriptor `source`, resuming over broken connections."""
+
+
+class Accounts(Protocol):
+    """People's accounts and sessions: small documents with versions, encrypted at rest, each durable when written.
+
+    A document is written only over the version that was read, so that of two that use up the same code, step or
+    session at once, also in different processes, exactly one succeeds.
+    """
+
+    def read(self, name: str) -> tuple[bytes, int] | None:
+        """A document and its version, or None where there is none.
+
+        Raises:
+            CryptoError: What lies there was altered, or sealed under another key.
+            UnavailableError: The store did not answer.
+        """
+
+    def write(self, name: str, body: bytes, *, after: int) -> None:
+        """Store a document as its next version; `after` is 0 where there must be none yet.
+
+        Raises:
+            ConflictError: Its version is another by now; it stays.
+            StorageFullError: The disk is full; the old one stays.
+            UnavailableError: The store did not answer.
+        """
+
+    def delete(self, name: str, *, after: int) -> None:
+        """Forget a document of exactly this version.
+
+        Raises:
+            ConflictError: Its version is another by now, or it is gone.
+            UnavailableError: The store did not answer.
+        """
+
+    def names(self, prefix: str) -> list[str]:
+        """Names that begin with `prefix`, sorted."""

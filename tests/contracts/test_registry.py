@@ -93,6 +93,36 @@ class RegistryContract(abc.ABC):
         registry.add_identity(NORTH)
         assert registry.identity("north") == NORTH
 
+    def test_a_certificate_is_replaced_where_it_is_still_the_one_before(self, registry):
+        registry.add_identity(NORTH)
+        registry.replace(Identity("north", "site", b"certificate 2"), before=b"certificate 1")
+        assert registry.identity("north").certificate == b"certificate 2"
+        with pytest.raises(ConflictError):
+            registry.replace(Identity("north", "site", b"certificate 3"), before=b"certificate 1")
+        assert registry.identity("north").certificate == b"certificate 2"
+
+    def test_a_replacement_leaves_the_role_as_it_is(self, registry):
+        registry.add_identity(NORTH)
+        registry.replace(Identity("north", "operator", b"certificate 2"), before=b"certificate 1")
+        assert registry.identity("north") == Identity("north", "site", b"certificate 2")
+
+    def test_who_was_revoked_is_not_brought_back_by_a_replacement(self, registry):
+        registry.add_identity(NORTH)
+        registry.revoke("north")
+        with pytest.raises(ConflictError):
+            registry.replace(Identity("north", "site", b"certificate 2"), before=b"certificate 1")
+        assert registry.identities() == []
+        with pytest.raises(ConflictError):
+            registry.replace(Identity("nobody", "site", b""), before=b"")
+
+    def test_the_revoked_are_known_until_they_enrol_again(self, registry):
+        registry.add_identity(NORTH)
+        assert registry.revoked() == frozenset()
+        registry.revoke("north")
+        assert registry.revoked() == {"north"}
+        registry.add_identity(NORTH)
+        assert registry.revoked() == frozenset()
+
 
 class DurableRegistryContract(RegistryContract):
     @pytest.fixture

@@ -144,8 +144,10 @@ class Federation:
 
     def __init__(self, place: Path, *, hub_folder: Path | None = None) -> None:
         self.place, self.hub_folder = place, hub_folder or place / "hub"
-        hub_setup.init(self.hub_folder, listen=f"127.0.0.1:{free_port()}", hosts=["127.0.0.1"])
-        self.url = hub_setup.load_config(self.hub_folder).url
+        listen, public = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        hub_setup.init(self.hub_folder, listen=listen, listen_public=public, hosts=["127.0.0.1"])
+        config = hub_setup.load_config(self.hub_folder)
+        self.url, self.url_public = config.url, config.url_public
         self.authority = (self.hub_folder / "authority.crt").read_bytes()
         self.hub = Process("hub", "serve", self.hub_folder, "--log-json", log=place / "hub.log")
         self.nodes: dict[str, Process] = {}
@@ -157,7 +159,7 @@ class Federation:
     def is_answering(self) -> bool:
         assert self.hub.is_running(), self.hub.text()
         try:
-            connection.clock_offset(self.url, self.authority)
+            connection.clock_offset(self.url_public, self.authority)
         except UnavailableError:
             return False
         return True

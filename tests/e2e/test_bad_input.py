@@ -27,6 +27,7 @@ from wardround.protocol.messages import MAX_MESSAGE_BYTES, Contribution, Enrolme
 from wardround.protocol.plan import BlobRef, CodePackage
 from wardround.sdk import client
 from wardround.transport import enrolling
+from wardround.transport.credential import load
 from wardround.transport.http import HttpHub
 
 pytestmark = pytest.mark.processes
@@ -151,7 +152,7 @@ def test_an_invite_for_another_role_is_not_used_up(world: World, tmp_path: Path)
 def test_an_invite_that_names_another_authority(world: World, tmp_path: Path) -> None:
     other = Federation(tmp_path)
     line = other.invite("lost")
-    forged = parse_and_move(line, world.url)
+    forged = parse_and_move(line, world.federation.url_public)
     with pytest.raises(CryptoError, match="not the one that the invite names"):
         enrolling.enrol(forged, role="site")
 
@@ -167,11 +168,12 @@ def parse_and_move(line: str, url: str) -> str:
 
 def test_the_name_of_one_site_with_the_key_of_another(world: World) -> None:
     place = world.federation.place
-    forger = Wire(world.url, place / "arran", "arran", key=place / "bute" / "keys" / "node.key")
+    forger = Wire(world.url, place / "arran", "arran", key=place / "bute" / "keys" / "connection.pem")
     forger.challenge = world.arran.challenge
     answer = forger.raw("GET", "/v1/studies", b"", forger.sign("GET", "/v1/studies"))
     assert (answer.status, answer.code) == (401, "crypto/signature")
-    hub = HttpHub(world.url, name="arran", key=forger.key, authority=world.federation.authority)
+    credential = load(place / "bute" / "keys" / "connection.pem")
+    hub = HttpHub(world.url, name="arran", credential=credential, authority=world.federation.authority)
     try:
         with pytest.raises(SignatureError, match="not signed by the key known for arran"):
             hub.studies()
@@ -447,9 +449,9 @@ def test_a_site_is_not_heard_after_three_refusals(world: World) -> None:
 def test_a_connection_cut_while_uploading_resumes(world: World, tmp_path: Path) -> None:
     data = bytes_of(1, 8 * 1024 * 1024)
     proxy = Proxy(world.arran.port)
-    hub = HttpHub(
-        f"https://127.0.0.1:{proxy.port}", name="ada", key=world.ada.key, authority=world.federation.authority
-    )
+    held = load(world.federation.place / "ada" / "keys" / "connection.pem")
+    url = f"https://127.0.0.1:{proxy.port}"
+    hub = HttpHub(url, name="ada", credential=held, authority=world.federation.authority)
     (tmp_path / "blob").write_bytes(data)
     try:
         hub.studies()  # Learns the challenge, so that the upload is the next connection's first request.
@@ -525,7 +527,8 @@ def test_an_upload_under_another_digest_than_signed(world: World) -> None:
 def test_a_blob_that_is_there_already_is_not_sent_twice(world: World, tmp_path: Path) -> None:
     data = bytes_of(6, 400_000)
     (tmp_path / "blob").write_bytes(data)
-    hub = HttpHub(world.url, name="ada", key=world.ada.key, authority=world.federation.authority)
+    held = load(world.federation.place / "ada" / "keys" / "connection.pem")
+    hub = HttpHub(world.url, name="ada", credential=held, authority=world.federation.authority)
     try:
         with (tmp_path / "blob").open("rb") as file:
             for _ in range(10):
@@ -667,7 +670,7 @@ def test_a_study_code_package_with_another_digest(world: World) -> None:
     package = b"PK not a zip at all"
     ref = BlobRef(canonical.digest(b"another"), len(package))
     plan = msgspec.structs.replace(world.study.plan, title="Code", model=CodePackage(package=ref, factory="net:make"))
-    signed = plans.sign(plan, world.ada.key)
+    signed = plans.sign(plan, world.ada.document)
     answer = world.ada.post("/v1/studies", Proposal("code", signed))
     assert (answer.status, answer.code) == (409, "protocol/peer")
     assert "upload the blobs" in answer.problem.detail
@@ -681,7 +684,7 @@ def test_study_code_that_a_site_does_not_allow(world: World) -> None:
     world.researcher.submit(renamed(world.study, "Uploads the initial model"))
     plan = msgspec.structs.replace(world.study.plan, title="Code", model=CodePackage(package=ref, factory="net:make"))
     study = plans.study_id(plan)
-    assert world.ada.post("/v1/studies", Proposal("code", plans.sign(plan, world.ada.key))).status == 200
+    assert world.ada.post("/v1/studies", Proposal("code", plans.sign(plan, world.ada.document))).status == 200
     from wardround.errors import PolicyError
 
     with pytest.raises(PolicyError, match="does not allow the study code"):

@@ -43,9 +43,10 @@ class Wire:
     def __init__(self, url: str, folder: Path, name: str, *, key: Path | None = None) -> None:
         self.host, _, port = url.removeprefix("https://").rpartition(":")
         self.port, self.name = int(port), name
-        found = key or next((folder / "keys").glob("[nr]*.key"))
-        self.key = signing.load_private(found.read_bytes())
-        self.context = tls_context((folder / "authority.crt").read_bytes())
+        connection = folder / "keys" / "connection.pem"
+        self.key = signing.load_private((key or connection).read_bytes())
+        self.document = signing.load_private(next((folder / "keys").glob("[nr]*.key")).read_bytes())
+        self.context = tls_context((folder / "authority.crt").read_bytes(), connection)
         self.challenge = "none"
 
     def connect(self, port: int | None = None) -> http.client.HTTPSConnection:

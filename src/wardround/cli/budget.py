@@ -1,6 +1,5 @@
 """`wardround node budget`: what studies may learn about this hospital's patients, in figures of privacy."""
 
-import getpass
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,6 +78,7 @@ def grant(
     json_: bool,
 ) -> None:
     """Grant a budget, for all studies together; a second grant replaces the first, and what is spent stays spent."""
+    from wardround.cli.presenting import permitted
     from wardround.node import setup
 
     budgets = setup.open_budgets(Path(folder))
@@ -86,7 +86,8 @@ def grant(
     if not yes:
         click.echo(_standing(before))
         click.confirm(f"Grant epsilon {epsilon:g} at delta {delta:g} {_OF_ALL[unit]} in its place?", abort=True)
-    budgets.grant(unit, epsilon, delta, person=person or getpass.getuser(), reason=reason, order=order)
+    who = permitted(Path(folder), "grant_budget", "Budget", unit, person=person)
+    budgets.grant(unit, epsilon, delta, person=who, reason=reason, order=order)
     status = budgets.status(unit)
     show(json_, status, _standing(status))
 
@@ -99,6 +100,7 @@ def grant(
 @as_json
 def lower(folder: str, unit: str, epsilon: float, reason: str, person: str | None, yes: bool, json_: bool) -> None:
     """Lower a budget at the same delta; what is spent stays spent, and runs that no longer fit are stopped."""
+    from wardround.cli.presenting import permitted
     from wardround.errors import ConfigError
     from wardround.node import setup
 
@@ -111,7 +113,8 @@ def lower(folder: str, unit: str, epsilon: float, reason: str, person: str | Non
     if not yes:
         click.echo(_standing(before))
         click.confirm(f"Lower it to epsilon {epsilon:g}? Studies that want more are stopped.", abort=True)
-    budgets.grant(unit, epsilon, before.delta, person=person or getpass.getuser(), reason=reason)
+    who = permitted(Path(folder), "grant_budget", "Budget", unit, person=person)
+    budgets.grant(unit, epsilon, before.delta, person=who, reason=reason)
     status = budgets.status(unit)
     show(json_, status, _standing(status))
 

@@ -87,7 +87,7 @@ def _federation(place: Path, dataset: "Dataset", stack: ExitStack) -> "Researche
 
     hub.init(place / "hub", listen=f"127.0.0.1:{_free_port()}", hosts=["127.0.0.1"])
     stack.enter_context(_process(["hub", "serve", str(place / "hub")], place / "hub.log"))
-    url = hub.load_config(place / "hub").url
+    url = hub.load_config(place / "hub").url_public
     _wait_for(url, place / "hub.log")
     folders = {name: place / name for name in dataset.hospitals}
     for name, folder in folders.items():

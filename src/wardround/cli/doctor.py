@@ -18,6 +18,7 @@ __all__ = ["doctor"]
 
 _LEAST_FREE = 2 * 1024**3
 _MOST_SKEW = 60.0
+_LEAST_SHARE = 0.25
 _OPTIONAL = ("starlette", "granian", "sqlalchemy", "obstore", "pyarrow", "sqlglot", "psycopg", "torch")
 
 
@@ -61,6 +62,7 @@ def _machine(folder: Path) -> Iterator[Finding]:
 def _identity(folder: Path) -> Iterator[Finding]:
     from wardround.config import NodeConfig, ResearcherConfig, load, secret
     from wardround.errors import WardroundError
+    from wardround.transport import credential
 
     is_node = (folder / "node.toml").exists()
     path = folder / ("node.toml" if is_node else "researcher.toml")
@@ -76,12 +78,13 @@ def _identity(folder: Path) -> Iterator[Finding]:
         else:
             config = load(path.read_text(), ResearcherConfig, os.environ, "WARDROUND_RESEARCHER_")
         secret(config.key, folder, os.environ)
+        credential.load(folder / config.connection)
         yield Finding("settings", True, f"{config.name} at {config.hub}")
     except WardroundError as error:
         yield Finding("settings", False, str(error), "mend the setting and run this again")
         return
-    yield from _certificate(folder / config.certificate, folder / config.authority)
-    yield from _connection(config.hub, (folder / config.authority).read_bytes())
+    yield from _certificate(folder / config.connection, folder / config.authority)
+    yield from _connection(config.hub, (folder / config.authority).read_bytes(), folder / config.connection)
 
 
 def _certificate(path: Path, authority: Path) -> Iterator[Finding]:
@@ -91,20 +94,20 @@ def _certificate(path: Path, authority: Path) -> Iterator[Finding]:
     try:
         data, now = path.read_bytes(), time.time()
         certificate.open_identity(data, authority.read_bytes(), now)
-        days = (certificate.expires(data) - now) / 86400
-        yield Finding(
-            "certificate", days > 7, f"valid for {days:.0f} more days", "ask the hub's operator for a new invite"
-        )
+        hours = (certificate.expires(data) - now) / 3600
+        share = hours * 3600 / (certificate.expires(data) - certificate.issued(data))
+        fix = "the node does not renew it: see whether it runs, and what its log says of the hub's public address"
+        yield Finding("certificate", share > _LEAST_SHARE, f"valid for {hours:.0f} more hours", fix)
     except (OSError, CryptoError) as error:
-        yield Finding("certificate", False, str(error), "ask the hub's operator for a new invite and enrol again")
+        yield Finding("certificate", False, str(error), "run `wardround node rotate-key`, with a new invite if need be")
 
 
-def _connection(url: str, authority: bytes) -> Iterator[Finding]:
+def _connection(url: str, authority: bytes, held: Path) -> Iterator[Finding]:
     from wardround.errors import WardroundError
     from wardround.transport import connection
 
     try:
-        offset, took = connection.clock_offset(url, authority)
+        offset, took = connection.clock_offset(url, authority, held)
     except WardroundError as error:
         yield Finding("connection", False, str(error), f"check that this machine may open {url} and that the hub runs")
         return

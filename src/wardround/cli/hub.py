@@ -3,12 +3,18 @@
 import asyncio
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wardround.cli.output import as_json, configure_logs, folder_argument, show
 
+if TYPE_CHECKING:
+    from wardround.protocol.messages import Role
+
 __all__ = ["hub"]
+
+_ROLES: "dict[str, Role]" = {"site": "site", "researcher": "researcher", "operator": "operator"}
 
 
 @click.group()
@@ -19,16 +25,18 @@ def hub() -> None:
 @hub.command()
 @folder_argument("hub")
 @click.option("--listen", default="127.0.0.1:8443", show_default=True, help="Address and port to listen on.")
+@click.option("--listen-public", default="", help="The same for newcomers and people [default: the next port].")
 @click.option("--host", "hosts", multiple=True, help="Name or address by which nodes reach the hub; repeatable.")
 @as_json
-def init(folder: str, listen: str, hosts: tuple[str, ...], json_: bool) -> None:
+def init(folder: str, listen: str, listen_public: str, hosts: tuple[str, ...], json_: bool) -> None:
     """Make a hub in FOLDER: a certificate authority, keys and settings."""
     from wardround.hub import setup
 
     names = list(hosts) or [listen.rpartition(":")[0]]
-    setup.init(Path(folder), listen=listen, hosts=names)
-    url = setup.load_config(Path(folder)).url
-    show(json_, {"folder": folder, "url": url}, f"Made a hub in {folder}. Start it: wardround hub serve {folder}")
+    setup.init(Path(folder), listen=listen, hosts=names, listen_public=listen_public)
+    config = setup.load_config(Path(folder))
+    found = {"folder": folder, "url": config.url, "url_public": config.url_public}
+    show(json_, found, f"Made a hub in {folder}. Start it: wardround hub serve {folder}")
 
 
 @hub.command()
@@ -40,14 +48,16 @@ def serve(folder: str, log_json: bool) -> None:
 
     configure_logs(json_=log_json)
     config = setup.load_config(Path(folder))
-    click.echo(f"Serving {config.url} (TLS 1.3). Stop with Ctrl-C.", err=True)
+    asked = "with their certificates" if config.client_certificates == "required" else "behind a proxy"
+    click.echo(f"Serving machines {asked} at {config.url}, everybody at {config.url_public} (TLS 1.3).", err=True)
+    click.echo("Stop with Ctrl-C.", err=True)
     asyncio.run(_until_stopped(Path(folder)))
 
 
 @hub.command()
 @click.argument("name")
 @folder_argument("hub")
-@click.option("--role", type=click.Choice(["site", "researcher"]), default="site", show_default=True)
+@click.option("--role", type=click.Choice(["site", "researcher", "operator"]), default="site", show_default=True)
 @click.option("--hours", default=72.0, show_default=True, help="How long the invite can be used.")
 @as_json
 def invite(name: str, folder: str, role: str, hours: float, json_: bool) -> None:
@@ -55,7 +65,7 @@ def invite(name: str, folder: str, role: str, hours: float, json_: bool) -> None
     from wardround.hub import setup
     from wardround.ids import site_id
 
-    line = setup.invite(Path(folder), site_id(name), "researcher" if role == "researcher" else "site", hours * 3600)
+    line = setup.invite(Path(folder), site_id(name), _ROLES[role], hours * 3600)
     show(json_, {"name": name, "role": role, "invite": line}, line)
 
 
@@ -64,12 +74,24 @@ def invite(name: str, folder: str, role: str, hours: float, json_: bool) -> None
 @folder_argument("hub")
 @as_json
 def revoke(name: str, folder: str, json_: bool) -> None:
-    """Refuse the enrolled NAME from now on."""
+    """Refuse the enrolled NAME from now on, and end what it is waiting for."""
     from wardround.hub import setup
     from wardround.ids import site_id
 
     setup.revoke(Path(folder), site_id(name))
     show(json_, {"revoked": name}, f"{name} is refused from now on.")
+
+
+@hub.command(name="rotate-authority")
+@folder_argument("hub")
+@click.option("--force", is_flag=True, help="Do not wait for those who have not renewed: they need new invites.")
+@as_json
+def rotate_authority(folder: str, force: bool, json_: bool) -> None:
+    """Take the next of three steps to another certificate authority: announce, switch, retire."""
+    from wardround.hub import setup
+
+    words = setup.rotate_authority(Path(folder), force=force)
+    show(json_, {"done": words}, words)
 
 
 async def _until_stopped(folder: Path) -> None:

@@ -1,20 +1,24 @@
 """`wardround node`: make and run a hospital's node, and decide about studies."""
 
-import getpass
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wardround.cli.audit import node_audit
 from wardround.cli.budget import budget
+from wardround.cli.left import left
 from wardround.cli.output import as_json, configure_logs, folder_argument, show
+from wardround.cli.privacy_audit import node_audit
 
 if TYPE_CHECKING:
     from wardround.node.setup import Node
+    from wardround.services.approvals import Verdict
 
 __all__ = ["node"]
+
+_PEOPLE = "Whether whoever approves here must log in with an account of this node, or is believed a name."
 
 
 @click.group()
@@ -24,22 +28,57 @@ def node() -> None:
 
 node.add_command(budget)
 node.add_command(node_audit)
+node.add_command(left)
 
 
 @node.command()
 @folder_argument("node")
 @click.option("--invite", "line", required=True, help="The line that the hub's operator handed over.")
+@click.option("--people", type=click.Choice(["local", "none"]), default="local", show_default=True, help=_PEOPLE)
 @as_json
-def enrol(folder: str, line: str, json_: bool) -> None:
+def enrol(folder: str, line: str, people: str, json_: bool) -> None:
     """Make a node in FOLDER: its own keys, a certificate from the hub, settings and an example mapping."""
     from wardround.node import setup
 
-    config = setup.enrol(Path(folder), line)
+    config = setup.enrol(Path(folder), line, people=people)
     words = (
         f"Enrolled {config.name} at {config.hub}. The private key was made here and has not left {folder}.\n"
         f"Next: say where the records are in {folder}/mapping.toml, then: wardround node run {folder}"
     )
     show(json_, {"name": config.name, "hub": config.hub}, words)
+
+
+@node.command(name="rotate-key")
+@folder_argument("node")
+@click.option("--invite", "line", default="", help="A new invite, where the certificate ended too long ago to renew.")
+@as_json
+def rotate_key(folder: str, line: str, json_: bool) -> None:
+    """Take another key for connections now; the node may go on running, and its signatures stay valid."""
+    from wardround.node import setup
+
+    expires = datetime.fromtimestamp(setup.rotate_key(Path(folder), line), UTC)
+    text = f"Connections have a new key. Its certificate ends on {expires:%Y-%m-%d %H:%M} UTC and renews itself."
+    show(json_, {"expires": expires.timestamp()}, text)
+
+
+@node.command()
+@folder_argument("node")
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False))
+@as_json
+def officers(folder: str, file: str | None, json_: bool) -> None:
+    """Show whose signatures make a roster here; with FILE, follow a change that enough of them have signed."""
+    from wardround.node.officers import follow_officers, officers_of
+    from wardround.node.setup import load_config
+
+    config = load_config(Path(folder))
+    found = officers_of(Path(folder), config) if file is None else follow_officers(Path(folder), config, Path(file))
+    keys = [key.hex() for key in found.officers]
+    text = "\n".join(
+        [f"{found.quorum} of these {len(keys)} sign (change {found.number}):", *(f"  {key}" for key in keys)]
+    )
+    if file is not None:
+        text += "\nA node that is running follows once it is started again."
+    show(json_, {"number": found.number, "officers": keys, "quorum": found.quorum}, text)
 
 
 @node.command()
@@ -116,15 +155,16 @@ def review(folder: str, study: str | None, json_: bool) -> None:
     show(json_, {"study": identifier, "plan": plan, "words": words, "objections": objections}, text)
 
 
-def _decision(verdict: str, words: str) -> Any:
+def _decision(verdict: "Verdict", words: str) -> Any:
     @node.command(name=verdict, help=words)
     @folder_argument("node")
     @click.argument("study")
     @click.option("--reason", default="", help="Kept with the decision.")
-    @click.option("--person", default=None, help="Who decides [default: the login name].")
+    @click.option("--person", default=None, help="Who decides, where people do not log in [default: the login name].")
     @click.option("--yes", is_flag=True, help="Do not ask.")
     @as_json
     def decide(folder: str, study: str, reason: str, person: str | None, yes: bool, json_: bool) -> None:
+        from wardround.cli.presenting import present
         from wardround.node import setup
 
         opened = setup.open_node(Path(folder))
@@ -133,7 +173,8 @@ def _decision(verdict: str, words: str) -> Any:
         if not yes:
             click.echo("\n".join(["", *(f"  - {line}" for line in lines), *(f"  ! {line}" for line in objections), ""]))
             click.confirm(f"{verdict.capitalize()} this study for {opened.config.name}?", abort=True)
-        status = opened.approvals.decide(identifier, verdict, person=person or getpass.getuser(), reason=reason)
+        who = present(Path(folder), verdict, about=identifier, person=person)
+        status = opened.approvals.decide(identifier, verdict, person=who, reason=reason)
         show(json_, status, f"{verdict}: {status.title} is now {status.phase}.")
 
     return decide

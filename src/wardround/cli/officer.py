@@ -29,6 +29,45 @@ def init(folder: str, json_: bool) -> None:
 
 
 @officer.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--consortium", required=True, help="Whose officers they are.")
+@click.option("--number", required=True, type=int, help="Which change it is, counted from 1.")
+@click.option("--officer", "keys", multiple=True, required=True, help="A public key of the new list; repeatable.")
+@click.option("--quorum", required=True, type=int, help="How many of the new list must sign from then on.")
+@as_json
+def change(file: str, consortium: str, number: int, keys: tuple[str, ...], quorum: int, json_: bool) -> None:
+    """Write a new list of officers to FILE, for the officers of the list before to sign."""
+    from wardround.sdk import officers
+
+    made = officers.draft(consortium, number, keys, quorum)
+    officers.write(Path(file), made)
+    text = "\n".join(
+        [*officers.words(made), f"Next, for each officer so far: wardround officer sign-change OFFICER {file}"]
+    )
+    show(json_, {"number": number, "officers": list(keys), "quorum": quorum}, text)
+
+
+@officer.command(name="sign-change")
+@folder_argument("officer")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--yes", is_flag=True, help="Do not ask: the keys have been compared.")
+@as_json
+def sign_change(folder: str, file: str, yes: bool, json_: bool) -> None:
+    """Sign the new list of officers in FILE, after comparing its keys with their owners."""
+    from wardround.sdk import officers, rosters
+    from wardround.secagg import officers as lists
+
+    signed, key = officers.read(Path(file)), rosters.load_officer(Path(folder))
+    if not yes:
+        click.echo("\n".join(officers.words(signed)), err=True)
+        click.confirm("Has every new officer read the same key to you?", abort=True, err=True)
+    endorsed = lists.endorse(signed, key)
+    officers.write(Path(file), endorsed)
+    count = len(endorsed.endorsements)
+    show(json_, {"signatures": count}, f"Signed; {file} has {count} signatures now.")
+
+
+@officer.command()
 @folder_argument("officer")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--yes", is_flag=True, help="Do not ask: the fingerprints have been compared.")

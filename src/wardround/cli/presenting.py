@@ -28,6 +28,7 @@ __all__ = [
     "keep_granted",
     "keep_tokens",
     "log_in_anew",
+    "permitted",
     "present",
     "proof_headers",
     "proven",
@@ -63,6 +64,27 @@ def present(folder: Path, action: str, *, about: str = "", person: str | None = 
         found, now = proven(place, action, about), time.time()
         require(found, action, now, place.desk.settings.step_up)
         return found
+
+
+def permitted(folder: Path, action: str, kind: str, name: str, *, person: str | None = None) -> str:
+    """Who gives a command about something of a site's own, once their login and the site's policies permit it.
+
+    Args:
+        folder: A node's.
+        action: Such as grant_budget, rotate_key, delete, approve_code.
+        kind: What sort of thing it is done to: Budget, Key, Package, ….
+        name: Which one; covered by the proof.
+        person: A name that was given at the command line; only where people are not checked.
+
+    Raises:
+        PolicyError: The site's policies do not permit it. And as `present` does.
+    """
+    from wardround.node import setup
+    from wardround.services.circumstances import shown
+
+    who = present(folder, action.replace("_", "-"), about=name, person=person)
+    setup.open_authorizing(folder).own(who, action, kind, name, time.time())
+    return shown(who)
 
 
 def proven(place: Place, action: str, about: str = "") -> "Person":

@@ -44,6 +44,18 @@ def enrol(line: str, folder: str, json_: bool) -> None:
     show(json_, {"name": config.name, "hub": config.hub}, f"Enrolled {config.name} at {config.hub}.")
 
 
+@study.command(name="rotate-key")
+@click.option("--invite", "line", default="", help="A new invite, where the certificate ended too long ago to renew.")
+@_folder
+@as_json
+def rotate_key(line: str, folder: str, json_: bool) -> None:
+    """Take another key for connections now; signed plans stay as they are."""
+    from wardround.sdk import client
+
+    expires = client.rotate_key(Path(folder), line)
+    show(json_, {"expires": expires}, "Connections have a new key. Its certificate is renewed by any command in time.")
+
+
 @study.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--researcher", default="researcher", help="Name to declare it under.")

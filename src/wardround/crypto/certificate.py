@@ -2,18 +2,24 @@
 
     authority   ECDSA P-256, self-signed, 10 years, may issue end certificates only
     server      ECDSA P-256, serverAuth, the hub's DNS names and IP addresses
-    identity    Ed25519, clientAuth, CN=<name>, SAN URI wardround:<role>/<name>
+    identity    Ed25519, CN=<name>, SAN URI wardround:<role>/<name>; for one of two purposes:
+                connection  clientAuth: opens connections and signs requests, lives for a day
+                document    documentSigning (RFC 9336): signs plans, decisions and rosters, outlives connections
+
+Where an authority is expected there may be several, one PEM after the other: while one authority takes over
+from another, both are trusted. The one whose key is given issues.
 
 An identity's key is made where it stays; only a certificate request travels. Nothing in a request is
 taken over but the key: name and role are the issuer's to say. Times are seconds since 1970-01-01 UTC;
 a certificate is valid from five minutes before it was issued, for clocks that are a little behind.
 
-`open_identity` is for certificates of our own authority, one step deep. It is no general path
+`open_identity` is for certificates of our own authorities, one step deep. It is no general path
 validation, and there is no revocation list: lifetimes are short, and the hub keeps who is removed.
 
 References:
     RFC 5280, Internet X.509 PKI Certificate and CRL Profile, section 4.2.
     RFC 2986, PKCS #10 Certification Request Syntax.
+    RFC 9336, X.509 Certificate General-Purpose Extended Key Usage for Document Signing.
 """
 
 import re
@@ -21,43 +27,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from wardround.crypto import signing
+from wardround.crypto.certificate_request import open_request, request
+from wardround.crypto.pem import MAX_AUTHORITIES, MAX_PEM_BYTES, UNREADABLE, load, split
 from wardround.errors import CryptoError
 from wardround.ids import site_id
 
 __all__ = [
+    "MAX_AUTHORITIES",
     "MAX_PEM_BYTES",
+    "Purpose",
+    "certify",
     "create_authority",
     "expires",
     "fingerprint",
     "issue",
     "issue_server",
+    "issued",
     "open_identity",
+    "open_request",
+    "public_key",
     "request",
+    "split",
 ]
 
-MAX_PEM_BYTES = 16 * 1024
+Purpose = Literal["connection", "document"]
+_USAGES: dict[str, ObjectIdentifier] = {
+    "connection": ExtendedKeyUsageOID.CLIENT_AUTH,
+    "document": ObjectIdentifier("1.3.6.1.5.5.7.3.36"),
+}
 _AUTHORITY_LIFETIME = timedelta(days=3652)
 _CLOCK_SKEW = timedelta(minutes=5)
 _ROLE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _IDENTITY = re.compile(rf"wardround:({_ROLE.pattern})/([a-z][a-z0-9-]{{0,62}})")
 _DNS_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
-# What `cryptography` raises on bytes that are no certificate, or one of a kind that it does not know.
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +136,6 @@ def issue_server(
     return _key_pem(key), _issue(subject, authority_key, authority, now, lifetime_seconds)
 
 
-def request(name: str, key: signing.PrivateKey) -> bytes:
-    """A certificate request: CN=`name`, signed with the key that it is for. PEM.
-
-    Raises:
-        CodecError: `name` is not a name.
-    """
-    builder = x509.CertificateSigningRequestBuilder(subject_name=_common_name(site_id(name)))
-    return builder.sign(key, None).public_bytes(serialization.Encoding.PEM)
-
-
 def issue(
     certificate_request: bytes,
     name: str,
@@ -144,7 +145,7 @@ def issue(
     now: float,
     lifetime_seconds: float,
 ) -> bytes:
-    """Answer a certificate request with an identity's certificate, PEM.
+    """Answer a certificate request with an identity's certificate, PEM.; `certify` says what the rest is.
 
     Args:
         certificate_request: PEM, from outside.
@@ -161,39 +162,82 @@ def issue(
         CodecError: `name` is not a name.
         ValueError: `role` is not a role, or the lifetime is not positive.
     """
+    key = open_request(certificate_request, name)
+    return certify(key, name, role, authority_key, authority, now, lifetime_seconds)
+
+
+def certify(
+    key: signing.PublicKey,
+    name: str,
+    role: str,
+    authority_key: bytes,
+    authority: bytes,
+    now: float,
+    lifetime_seconds: float,
+    *,
+    purpose: Purpose = "connection",
+) -> bytes:
+    """An identity's certificate for a key that is known to be its own, PEM.
+
+    Raises:
+        CryptoError: The authority's files are none, do not belong together, or are not valid now.
+        CodecError: `name` is not a name.
+        ValueError: `role` is not a role, or the lifetime is not positive.
+    """
     if not _ROLE.fullmatch(role):
         raise ValueError("a role is a lower-case word of at most 32 characters")
-    key = _open_request(certificate_request, site_id(name))
-    uri = x509.UniformResourceIdentifier(f"wardround:{role}/{name}")
-    subject = _Subject(name, key, (uri,), ExtendedKeyUsageOID.CLIENT_AUTH)
-    return _issue(subject, authority_key, authority, now, lifetime_seconds)
+    uri = x509.UniformResourceIdentifier(f"wardround:{role}/{site_id(name)}")
+    return _issue(_Subject(name, key, (uri,), _USAGES[purpose]), authority_key, authority, now, lifetime_seconds)
 
 
-def open_identity(certificate: bytes, authority: bytes, now: float) -> tuple[str, str, signing.PublicKey]:
+def open_identity(
+    certificate: bytes, authority: bytes, now: float, *, purpose: Purpose | None = None, grace_seconds: float = 0.0
+) -> tuple[str, str, signing.PublicKey]:
     """Check an identity's certificate.
 
     Args:
         certificate: PEM, from outside.
-        authority: The certificate that must have issued it, PEM.
+        authority: The certificates of which one must have issued it, PEM.
         now: Seconds since 1970-01-01 UTC.
+        purpose: What it must be for; None: either.
+        grace_seconds: So long after its end it is still taken.
 
     Returns:
         Name, role and public key.
 
     Raises:
-        CryptoError: Not issued by this authority, not valid now, or not an identity's certificate.
+        CryptoError: Not issued by these authorities, not valid now, or not an identity's certificate.
     """
-    opened, issuer = _load(certificate), _load(authority)
-    # (1) Only what the authority signed is looked at any further.
-    try:
-        opened.verify_directly_issued_by(issuer)
-    except (InvalidSignature, *_UNREADABLE):
-        raise CryptoError("the certificate was not issued by this federation's authority") from None
+    opened = load(certificate)
+    # (1) Only what an authority signed is looked at any further.
+    issuer = next((one for one in map(load, split(authority)) if _is_issued_by(opened, one)), None)
+    if issuer is None:
+        raise CryptoError("the certificate was not issued by this federation's authority")
     # (2) Both are valid now.
     _check_valid(issuer, "the authority's certificate", now)
-    name, role, key = _identity(opened)
-    _check_valid(opened, f"the certificate of {name}", now)
+    name, role, key, usage = _identity(opened)
+    _check_valid(opened, f"the certificate of {name}", now, grace_seconds)
+    if purpose is not None and usage != _USAGES[purpose]:
+        raise CryptoError(f"the certificate of {name} is not for this purpose: one for a {purpose} is needed")
     return name, role, key
+
+
+def public_key(certificate: bytes) -> signing.PublicKey:
+    """An identity's key, as an unverified certificate says.
+
+    Raises:
+        CryptoError: Not a certificate, or not of an Ed25519 key.
+    """
+    return _identity(load(certificate))[2]
+
+
+def issued(certificate: bytes) -> float:
+    """When a certificate was issued, in seconds since 1970-01-01 UTC.
+
+    Raises:
+        CryptoError: Not a certificate.
+    """
+    return (load(certificate).not_valid_before_utc + _CLOCK_SKEW).timestamp()
 
 
 def expires(certificate: bytes) -> float:
@@ -202,7 +246,7 @@ def expires(certificate: bytes) -> float:
     Raises:
         CryptoError: Not a certificate.
     """
-    return _load(certificate).not_valid_after_utc.timestamp()
+    return load(certificate).not_valid_after_utc.timestamp()
 
 
 def fingerprint(certificate: bytes) -> str:
@@ -211,7 +255,7 @@ def fingerprint(certificate: bytes) -> str:
     Raises:
         CryptoError: Not a certificate.
     """
-    return _load(certificate).fingerprint(hashes.SHA256()).hex()
+    return load(certificate).fingerprint(hashes.SHA256()).hex()
 
 
 def _issue(subject: _Subject, authority_key: bytes, authority: bytes, now: float, lifetime_seconds: float) -> bytes:
@@ -242,71 +286,55 @@ def _issue(subject: _Subject, authority_key: bytes, authority: bytes, now: float
 def _open_authority(
     authority_key: bytes, authority: bytes, now: float
 ) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    certificate = _load(authority)
     try:
         key = serialization.load_pem_private_key(authority_key, password=None)
+        certificates = [load(one) for one in split(authority)]
+        certificate = next((one for one in certificates if one.public_key() == _public(key)), None)
+        if certificate is None or not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise CryptoError("the authority's key is not the one of its certificate")
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (x509.ExtensionNotFound, *_UNREADABLE):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         raise CryptoError("the authority's key or certificate is not readable") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-        raise CryptoError("the authority's key is not the one of its certificate")
     if not constraints.ca:
         raise CryptoError("this certificate is not an authority's")
     _check_valid(certificate, "the authority's certificate", now)
     return key, certificate
 
 
-def _open_request(certificate_request: bytes, name: str) -> signing.PublicKey:
-    if len(certificate_request) > MAX_PEM_BYTES:
-        raise CryptoError(
-            f"a certificate request may take {MAX_PEM_BYTES} bytes, this takes {len(certificate_request)}"
-        )
+def _public(key: object) -> object:
+    return key.public_key() if isinstance(key, ec.EllipticCurvePrivateKey) else None
+
+
+def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
-        opened = x509.load_pem_x509_csr(certificate_request)
-        key, is_signed = opened.public_key(), opened.is_signature_valid
-        subject = opened.subject
-    except (InvalidSignature, *_UNREADABLE):
-        raise CryptoError("not a PEM certificate request") from None
-    if not isinstance(key, signing.PublicKey):
-        raise CryptoError("the certificate request's key is not Ed25519")
-    if not is_signed:
-        raise CryptoError("the certificate request is not signed by its own key")
-    if subject != _common_name(name):
-        raise CryptoError(f"the certificate request is not for {name} and nothing else")
-    return key
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, *UNREADABLE):
+        return False
+    return True
 
 
-def _identity(certificate: x509.Certificate) -> tuple[str, str, signing.PublicKey]:
+def _identity(certificate: x509.Certificate) -> tuple[str, str, signing.PublicKey, ObjectIdentifier]:
     try:
         key, extensions, subject = certificate.public_key(), certificate.extensions, certificate.subject
         names = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         usages = list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
         constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (x509.ExtensionNotFound, *_UNREADABLE):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         raise CryptoError("not the certificate of a person or site") from None
     match = _IDENTITY.fullmatch(str(names[0].value)) if len(names) == 1 else None
-    if match is None or usages != [ExtendedKeyUsageOID.CLIENT_AUTH] or constraints.ca:
+    if match is None or len(usages) != 1 or usages[0] not in _USAGES.values() or constraints.ca:
         raise CryptoError("not the certificate of a person or site")
     if not isinstance(key, signing.PublicKey) or subject != _common_name(match[2]):
         raise CryptoError("the certificate's key is not Ed25519, or it names two different identities")
-    return match[2], match[1], key
+    return match[2], match[1], key, usages[0]
 
 
-def _load(certificate: bytes) -> x509.Certificate:
-    if len(certificate) > MAX_PEM_BYTES:
-        raise CryptoError(f"a certificate may take {MAX_PEM_BYTES} bytes, this takes {len(certificate)}")
-    try:
-        return x509.load_pem_x509_certificate(certificate)
-    except _UNREADABLE:
-        raise CryptoError("not a PEM certificate") from None
-
-
-def _check_valid(certificate: x509.Certificate, what: str, now: float) -> None:
+def _check_valid(certificate: x509.Certificate, what: str, now: float, grace_seconds: float = 0.0) -> None:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     # Written so that a `now` which is not a number refuses.
     if not start.timestamp() <= now:
         raise CryptoError(f"{what} is not valid before {start:%Y-%m-%d %H:%M:%S} UTC: check this machine's clock")
-    if now > end.timestamp():
+    if not now <= end.timestamp() + grace_seconds:
         raise CryptoError(f"{what} expired on {end:%Y-%m-%d %H:%M:%S} UTC: a new one is needed")
 
 

@@ -5,7 +5,8 @@
         nonce="<nonce>";keyid="<name>";alg="ed25519";tag="<purpose>"          (one line)
     signature: wardround=:<base64>:
 
-``content-range`` is covered too, last, when the request has it. `parse` accepts these bytes and
+``content-range``, ``authorization`` and ``dpop`` are covered too, in this order, when the request has
+them: a token is worth nothing outside the request that it was sent in. `parse` accepts these bytes and
 nothing else that RFC 9421 would allow: no other label, order, parameter or component, no second
 signature, no header twice. What is signed is the request target exactly as it was sent.
 
@@ -16,6 +17,7 @@ digest with the content that arrives, and show `keyid`, `nonce` and `created` to
 References:
     RFC 9421, HTTP Message Signatures, sections 2.2, 2.3, 2.5 and 4.
     RFC 9530, Digest Fields.
+    RFC 9449, OAuth 2.0 Demonstrating Proof of Possession, section 4 (the ``dpop`` header).
 """
 
 import base64
@@ -42,14 +44,19 @@ _NONCE = r"[A-Za-z0-9_-]{16,64}"
 _KEYID = r"[A-Za-z0-9._:/@-]{1,128}"
 _TAG = r"[A-Za-z0-9._:/-]{1,64}"
 _PARAMS = re.compile(
-    r'\("@method" "@path" "@query" "(?P<digest>content-digest|repr-digest)"(?P<range> "content-range")?\)'
+    r'\("@method" "@path" "@query" "(?P<digest>content-digest|repr-digest)"'
+    r'(?P<more>(?: "content-range")?(?: "authorization")?(?: "dpop")?)\)'
     rf';created=(?P<created>{_CREATED});nonce="(?P<nonce>{_NONCE})";keyid="(?P<keyid>{_KEYID})"'
     rf';alg="ed25519";tag="(?P<tag>{_TAG})"'
 )
 _CONTENT_RANGE = re.compile(r"bytes (?:[0-9]{1,18}-[0-9]{1,18}|\*)/(?:[0-9]{1,18}|\*)")
+# RFC 9110, section 5.5, without obsolete text: visible characters, single spaces between them.
+_TOKEN = re.compile(r"[!-~]+(?: [!-~]+)*")
+_MAX_TOKEN = 8192
 _DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 _SIGNATURE = re.compile(rf"{LABEL}=:([A-Za-z0-9+/]{{86}}==):")
-_HEADERS: Final = frozenset({"signature-input", "signature", "content-digest", "repr-digest", "content-range"})
+_ALSO: Final = ("content-range", "authorization", "dpop")
+_HEADERS: Final = frozenset({"signature-input", "signature", "content-digest", "repr-digest", *_ALSO})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,8 @@ def sign(
     key: signing.PrivateKey,
     whole: bool = False,
     content_range: str = "",
+    authorization: str = "",
+    dpop: str = "",
 ) -> dict[str, str]:
     """Sign the head of one request.
 
@@ -107,9 +116,11 @@ def sign(
         key: The key.
         whole: The content may be a part of the bytes that `digest` names.
         content_range: The value of the request's content-range header; empty where it has none.
+        authorization: The value of its authorization header, likewise.
+        dpop: The value of its dpop header, likewise.
 
     Returns:
-        Headers to add, with lower-case names. A content-range header is the caller's to add.
+        Headers to add, with lower-case names. The last three headers are the caller's to add.
 
     Raises:
         ValueError: An argument does not fit the profile.
@@ -118,8 +129,8 @@ def sign(
     if len(digest) != 32:
         raise ValueError("digest must be the 32 raw bytes of a SHA-256")
     fields = {field: f"sha-256=:{_base64(digest)}:"}
-    if content_range:
-        fields["content-range"] = content_range
+    also = {"content-range": content_range, "authorization": authorization, "dpop": dpop}
+    fields |= {name: value for name, value in also.items() if value}
     covered = " ".join(f'"{name}"' for name in fields)
     params = (
         f'("@method" "@path" "@query" {covered});created={created};nonce="{nonce}";keyid="{keyid}"'
@@ -162,13 +173,14 @@ def parse(method: str, target: str, headers: Mapping[str, str]) -> Unverified:
     field = match["digest"]
     if field not in found or ("content-digest" in found) == ("repr-digest" in found):
         raise SignatureError("the request must carry the one digest header that its signature covers, and no other")
-    if (match["range"] is not None) != ("content-range" in found):
-        raise SignatureError("the signature must cover content-range exactly when the request has it")
+    for name in _ALSO:
+        if (f'"{name}"' in match["more"]) != (name in found):
+            raise SignatureError(f"the signature must cover {name} exactly when the request has it")
     signature = _SIGNATURE.fullmatch(found["signature"])
     digest = _DIGEST.fullmatch(found[field])
     if signature is None or digest is None:
         raise SignatureError("the signature or digest header is not in the form that Wardround sends")
-    fields = {name: found[name] for name in (field, "content-range") if name in found}
+    fields = {name: found[name] for name in (field, *_ALSO) if name in found}
     return Unverified(
         keyid=match["keyid"],
         created=int(match["created"]),
@@ -199,6 +211,10 @@ def _base(method: str, target: str, fields: Mapping[str, str], params: str) -> b
         raise SignatureError("the method or target is not in the form that the profile allows")
     if "content-range" in fields and not _CONTENT_RANGE.fullmatch(fields["content-range"]):
         raise SignatureError("content-range must be bytes <first>-<last>/<size>")
+    for name in ("authorization", "dpop"):
+        value = fields.get(name, "-")
+        if len(value) > _MAX_TOKEN or not _TOKEN.fullmatch(value):
+            raise SignatureError(f"{name} must be at most {_MAX_TOKEN} visible characters, with single spaces")
     lines = [
         f'"@method": {method}',
         f'"@path": {where["path"]}',

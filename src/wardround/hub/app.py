@@ -1,12 +1,14 @@
-"""The hub as an ASGI application: routes in, services called, problems out."""
+"""The hub as an ASGI application: addresses in, services called, problems out.
+
+`ADDRESSES` is everything that can be asked here, each with the action that asking it is; `wardround.hub.route` puts
+that to the policies before a handler runs.
+"""
 
 import asyncio
-import hashlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -15,37 +17,34 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
-from wardround.errors import CodecError, ForbiddenError, NotFoundError, WardroundError, WrongChallengeError
-from wardround.hub import blob_routes, key_routes, openapi, waiting
+from wardround.errors import NotFoundError, WardroundError, WrongChallengeError
+from wardround.hub import blob_routes, key_routes, openapi, resources, study_routes, waiting
 from wardround.hub.authentication import Caller
 from wardround.hub.problem import packed, problem_of, response
+from wardround.hub.route import Address, body_of, opened, routed, signed, streamed
 from wardround.hub.state import HubState
-from wardround.ids import RunId, SiteId, StudyId, site_id
+from wardround.hub.waiting import MAX_HOLD_SECONDS
 from wardround.protocol import messages
-from wardround.protocol.messages import Audit, Contribution, Decision, Enrolment, Proposal, TaskRequest
-from wardround.protocol.study import Phase
+from wardround.protocol.messages import Contribution, Enrolment, TaskRequest
 
-__all__ = ["MAX_HOLD_SECONDS", "create_app"]
+if TYPE_CHECKING:
+    from wardround.ids import RunId
 
-MAX_HOLD_SECONDS = 55.0
+__all__ = ["ADDRESSES", "MAX_HOLD_SECONDS", "create_app"]
+
 _IDLE_SECONDS = 5.0
 _log = structlog.get_logger("wardround.hub")
 
-Handler = Callable[[Request, HubState, Caller, bytes], Awaitable[Response]]
-BlobHandler = Callable[[Request, HubState, Caller], Awaitable[Response]]
 
+def create_app(
+    make_state: Callable[[asyncio.AbstractEventLoop], HubState], *more: Iterable[Address] | Iterable[BaseRoute]
+) -> Starlette:
+    """The application; `make_state` is called once the event loop runs.
 
-class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a researcher does with a study of theirs."""
-
-    action: Literal["start", "release", "withdraw"]
-    reason: str = ""
-
-
-def create_app(make_state: Callable[[asyncio.AbstractEventLoop], HubState]) -> Starlette:
-    """The application; `make_state` is called once the event loop runs."""
+    `more` are lists of further addresses, which are decided on as the hub's own are, or of routes, which are not.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -58,62 +57,15 @@ def create_app(make_state: Callable[[asyncio.AbstractEventLoop], HubState]) -> S
             state.bell.close()
         state.executor.shutdown()
 
+    given = [one for several in more for one in several]
+    addresses = [*ADDRESSES, *(one for one in given if isinstance(one, Address))]
     app = Starlette(
         lifespan=lifespan,
         exception_handlers={HTTPException: _no_route},
-        routes=[
-            Route("/healthz", _health),
-            Route("/readyz", _ready),
-            Route("/metrics", _metrics),
-            Route("/openapi.json", _openapi),
-            Route("/v1/authority", _authority),
-            Route("/v1/enrolments", _enrol, methods=["POST"]),
-            Route("/v1/tasks", _signed(_task), methods=["POST"]),
-            Route("/v1/contributions", _signed(_contribute), methods=["POST"]),
-            Route("/v1/cohorts", _signed(key_routes.answer), methods=["POST"]),
-            Route("/v1/pairs", _signed(key_routes.pair), methods=["POST"]),
-            Route("/v1/cards", _signed(key_routes.cards), methods=["GET"]),
-            Route("/v1/cards", _signed(key_routes.put_card), methods=["POST"]),
-            Route("/v1/rosters", _signed(key_routes.publish), methods=["POST"]),
-            Route("/v1/rosters/{digest}", _signed(key_routes.roster), methods=["GET"]),
-            Route("/v1/runs/{run}/cohorts/{number}/{cohort}", _signed(key_routes.evidence), methods=["GET"]),
-            Route("/v1/studies", _signed(_studies), methods=["GET"]),
-            Route("/v1/studies", _signed(_propose), methods=["POST"]),
-            Route("/v1/studies/{study}/plan", _signed(_plan), methods=["GET"]),
-            Route("/v1/studies/{study}/decisions", _signed(_decide), methods=["POST"]),
-            Route("/v1/studies/{study}/audits", _signed(_audit), methods=["POST"]),
-            Route("/v1/studies/{study}/actions", _signed(_act), methods=["POST"]),
-            Route("/v1/runs/{run}", _signed(_run), methods=["GET"]),
-            Route("/v1/identities/{name}", _signed(_identity), methods=["GET"]),
-            Route("/v1/blobs/{scope}/{digest}", _signed(_blob), methods=["GET"]),
-            Route("/v1/blobs/{scope}/{digest}", _streamed(blob_routes.upload), methods=["PUT"]),
-        ],
+        routes=[*routed(addresses, _answering), *(one for one in given if isinstance(one, BaseRoute))],
     )
     app.router.redirect_slashes = False  # A signature is for one address; another is not there.
     return app
-
-
-def _signed(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """A route whose whole body is read, bounded, and covered by the caller's signature."""
-
-    async def handle(request: Request, state: HubState) -> Response:
-        body = await _bounded_body(request)
-        caller = state.authentication.check(
-            request.method, _target(request), request.headers, content=hashlib.sha256(body).digest()
-        )
-        return await handler(request, state, caller, body)
-
-    return _answering(handle)
-
-
-def _streamed(handler: BlobHandler) -> Callable[[Request], Awaitable[Response]]:
-    """A route whose body comes as a stream; the signature covers the digest of the whole blob."""
-
-    async def handle(request: Request, state: HubState) -> Response:
-        caller = state.authentication.check(request.method, _target(request), request.headers, content=None)
-        return await handler(request, state, caller)
-
-    return _answering(handle)
 
 
 def _answering(
@@ -151,61 +103,38 @@ def _refusal(state: HubState, error: WardroundError) -> Response:
     if not challenge:
         state.metrics.refusals.labels(error.code).inc()
         _log.info("refused", code=error.code)
-    return response(problem_of(error, now=state.clock.now(), challenge=challenge))
+    return response(problem_of(error, now=state.clock.now(), challenge=challenge), login=state.login_challenge)
 
 
-async def _bounded_body(request: Request) -> bytes:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > messages.MAX_MESSAGE_BYTES:
-            raise CodecError(f"a message may have at most {messages.MAX_MESSAGE_BYTES} bytes")
-    return bytes(body)
+async def _enrol(request: Request, state: HubState) -> Response:
+    enrolment = messages.decode(await body_of(request), Enrolment)
+    return packed(await state.threads(state.enrolments.enrol, enrolment))
 
 
-def _target(request: Request) -> str:
-    query = request.url.query
-    return f"{request.url.path}?{query}" if query else request.url.path
+async def _authority(_: Request, state: HubState) -> Response:
+    return Response(state.authority, media_type="application/x-pem-file")
 
 
-async def _enrol(request: Request) -> Response:
-    async def handle(request: Request, state: HubState) -> Response:
-        enrolment = messages.decode(await _bounded_body(request), Enrolment)
-        return packed(await state.threads(state.enrolments.enrol, enrolment))
-
-    return await _answering(handle)(request)
-
-
-async def _authority(request: Request) -> Response:
-    return Response(request.app.state.hub.authority, media_type="application/x-pem-file")
-
-
-async def _health(request: Request) -> Response:
-    state: HubState = request.app.state.hub
+async def _health(_: Request, state: HubState) -> Response:
     return Response(msgspec.json.encode({"status": "ok", "time": state.clock.now()}), media_type="application/json")
 
 
-async def _ready(request: Request) -> Response:
-    async def handle(_: Request, state: HubState) -> Response:
-        await state.threads(state.studies.all)
-        return Response(b'{"status":"ready"}', media_type="application/json")
-
-    return await _answering(handle)(request)
+async def _ready(_: Request, state: HubState) -> Response:
+    await state.threads(state.studies.all)
+    return Response(b'{"status":"ready"}', media_type="application/json")
 
 
-async def _metrics(request: Request) -> Response:
-    state: HubState = request.app.state.hub
+async def _metrics(_: Request, state: HubState) -> Response:
     state.metrics.active_runs.set(len(state.coordinator.active()))
     return Response(generate_latest(state.metrics.registry), media_type="text/plain; version=0.0.4")
 
 
-async def _openapi(_: Request) -> Response:
+async def _openapi(_: Request, __: HubState) -> Response:
     return Response(msgspec.json.encode(openapi.document()), media_type="application/json")
 
 
 async def _task(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     """Hold the request until there is something to do for this site, or its time is up."""
-    state.enrolments.require(caller.role, "site")
     asked = messages.decode(body, TaskRequest)
     seconds = min(max(asked.wait_seconds, 0.0), MAX_HOLD_SECONDS)
     found = await waiting.for_assignment(request, state, caller.name, asked, seconds)
@@ -213,90 +142,13 @@ async def _task(request: Request, state: HubState, caller: Caller, body: bytes) 
 
 
 async def _contribute(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
-    state.enrolments.require(caller.role, "site")
     contribution = messages.decode(body, Contribution)
     receipt = await state.threads(state.coordinator.contribute, caller.name, contribution)
     return packed(await waiting.with_next(request, state, caller.name, contribution.run, receipt))
 
 
-async def _studies(_: Request, state: HubState, caller: Caller, __: bytes) -> Response:
-    return packed(await state.threads(state.studies.concerning, caller.name))
-
-
-async def _propose(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:
-    state.enrolments.require(caller.role, "researcher")
-    return packed(await state.threads(state.studies.propose, caller.name, messages.decode(body, Proposal)))
-
-
-async def _plan(request: Request, state: HubState, caller: Caller, _: bytes) -> Response:
-    study = StudyId(request.path_params["study"])
-    plan = await state.threads(state.studies.plan_of, study)
-    if caller.name not in (*plan.participants, plan.researcher):
-        raise ForbiddenError(f"the study does not name {caller.name}")
-    return packed(await state.threads(state.studies.signed_plan, study))
-
-
-async def _decide(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
-    state.enrolments.require(caller.role, "site")
-    decision = messages.decode(body, Decision)
-    if decision.study != request.path_params["study"]:
-        raise CodecError("the decision is about another study than the address")
-    return packed(await state.threads(state.studies.decide, caller.name, decision))
-
-
-async def _audit(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
-    state.enrolments.require(caller.role, "site")
-    audit = messages.decode(body, Audit)
-    if audit.study != request.path_params["study"]:
-        raise CodecError("the audit is of another study than the address")
-    return packed(await state.threads(state.studies.audit, caller.name, audit))
-
-
-async def _act(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
-    state.enrolments.require(caller.role, "researcher")
-    study, asked = StudyId(request.path_params["study"]), messages.decode(body, Action)
-    if asked.action == "start":
-        return packed(await state.threads(state.studies.start, caller.name, study))
-    outcome = Phase.RELEASED if asked.action == "release" else Phase.WITHDRAWN
-    return packed(await state.threads(state.studies.finish, caller.name, study, outcome, asked.reason))
-
-
-async def _run(request: Request, state: HubState, caller: Caller, _: bytes) -> Response:
-    """A run's state and new events; held until there is a new one, or its time is up."""
-    run = RunId(request.path_params["run"])
-    terms = (await state.threads(state.coordinator.state, run)).terms
-    researcher = (await state.threads(state.studies.plan_of, terms.study)).researcher
-    if caller.name not in (*terms.sites, researcher):
-        raise ForbiddenError(f"{caller.name} is not of this run")
-    after, wait = _number(request, "after"), _number(request, "wait")
-    until = time.monotonic() + min(wait, MAX_HOLD_SECONDS)
-    with state.bell.listen(run) as place:
-        while True:
-            status = await state.threads(state.coordinator.status, run, after=int(after))
-            left = until - time.monotonic()
-            if status.events or left <= 0:
-                return packed(status)
-            await place.rung(left)
-            if state.bell.is_closing:
-                return packed(status)
-
-
 async def _identity(request: Request, state: HubState, _: Caller, __: bytes) -> Response:
-    name: SiteId = site_id(request.path_params["name"])
-    return packed(await state.threads(state.enrolments.identity, name))
-
-
-async def _blob(request: Request, state: HubState, caller: Caller, _: bytes) -> Response:
-    if "offset" in request.query_params:
-        return await blob_routes.offset(request, state, caller)
-    return await blob_routes.download(request, state, caller)
-
-
-def _number(request: Request, name: str) -> float:
-    text = request.query_params.get(name, "0")
-    if not text.replace(".", "", 1).isdigit() or len(text) > 12:
-        raise CodecError(f"{name} must be a number")
-    return float(text)
+    return packed(await state.threads(state.enrolments.identity, request.path_params["name"]))
 
 
 async def _keep_working(state: HubState) -> None:
@@ -339,3 +191,33 @@ def _work(state: HubState) -> float | None:
     finally:
         due = state.coordinator.tick()
     return due
+
+
+ADDRESSES: tuple[Address, ...] = (
+    opened("GET", "/healthz", "read_health", _health),
+    opened("GET", "/readyz", "read_health", _ready),
+    opened("GET", "/metrics", "read_metrics", _metrics),
+    opened("GET", "/openapi.json", "read_api", _openapi),
+    opened("GET", "/v1/authority", "read_authority", _authority),
+    opened("POST", "/v1/enrolments", "enrol", _enrol),
+    signed("POST", "/v1/tasks", "take_task", _task, resources.OWN_SITE),
+    signed("POST", "/v1/contributions", "contribute", _contribute, resources.RUN_OF_MESSAGE),
+    signed("POST", "/v1/cohorts", "answer_cohort", key_routes.answer, resources.RUN_OF_MESSAGE),
+    signed("POST", "/v1/pairs", "set_up_pairs", key_routes.pair, resources.ROSTERS),
+    signed("GET", "/v1/cards", "read_keys", key_routes.cards),
+    signed("POST", "/v1/cards", "hand_in_key", key_routes.put_card, resources.OWN_KEY),
+    signed("POST", "/v1/rosters", "publish_roster", key_routes.publish, resources.ROSTERS),
+    signed("GET", "/v1/rosters/{digest}", "read_roster", key_routes.roster, resources.ROSTERS),
+    signed("GET", "/v1/runs/{run}/cohorts/{number}/{cohort}", "read_evidence", key_routes.evidence, resources.RUN),
+    signed("GET", "/v1/studies", "list_studies", study_routes.listed),
+    signed("POST", "/v1/studies", "propose", study_routes.propose, resources.PROPOSAL),
+    signed("GET", "/v1/studies/{study}/plan", "read_plan", study_routes.plan, resources.STUDY),
+    signed("POST", "/v1/studies/{study}/decisions", "decide", study_routes.decide, resources.STUDY),
+    signed("POST", "/v1/studies/{study}/audits", "hand_in_audit", study_routes.audit, resources.STUDY),
+    signed("POST", "/v1/studies/{study}/actions", study_routes.asked_action, study_routes.act, resources.STUDY),
+    signed("GET", "/v1/runs/{run}", "read_run", study_routes.run, resources.RUN),
+    signed("GET", "/v1/identities/{name}", "read_identity", _identity, resources.IDENTITY),
+    signed("GET", "/v1/blobs/{scope}/{digest}", blob_routes.asked_action, blob_routes.fetch, resources.BLOB),
+    streamed("PUT", "/v1/blobs/{scope}/{digest}", "upload", blob_routes.upload, resources.BLOB),
+)
+"""Everything that can be asked of a hub."""

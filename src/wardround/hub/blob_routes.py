@@ -17,18 +17,28 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from wardround.errors import CodecError, ForbiddenError, PeerProtocolError
+from wardround.errors import CodecError, PeerProtocolError
 from wardround.hub.authentication import Caller
 from wardround.hub.state import HubState
 from wardround.ids import Digest, RunId, StudyId
 from wardround.ports import Upload
 from wardround.protocol.plan import BlobRef
 
-__all__ = ["download", "offset", "upload"]
+__all__ = ["asked_action", "fetch", "upload"]
 
 PIECE = 1024 * 1024
 _RANGE = re.compile(r"bytes=([0-9]{1,18})-")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+
+
+def asked_action(request: Request, _: bytes) -> str:
+    """Whether a request fetches, or asks how much of an upload is held, which is for those who may upload."""
+    return "upload" if "offset" in request.query_params else "download"
+
+
+async def fetch(request: Request, state: HubState, caller: Caller, _: bytes) -> Response:
+    """Send a blob, or say how much of an upload is held."""
+    return await (offset if "offset" in request.query_params else download)(request, state, caller)
 
 
 async def download(request: Request, state: HubState, caller: Caller) -> Response:
@@ -152,8 +162,6 @@ def _may_upload(state: HubState, caller: Caller, scope: str, ref: BlobRef) -> No
     if scope != "new":
         state.coordinator.may_upload(caller.name, RunId(scope), ref)
         return
-    if caller.role != "researcher":
-        raise ForbiddenError("only a researcher may upload what a new plan will name")
     if ref.size > state.config.max_blob_bytes:
         raise CodecError(f"too large: this hub takes blobs of at most {state.config.max_blob_bytes} bytes")
 

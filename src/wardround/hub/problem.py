@@ -13,10 +13,13 @@ _STATUS: dict[type[errors.WardroundError], int] = {
     errors.ConflictError: 409,
     errors.UnavailableError: 503,
     errors.NotFoundError: 404,
+    errors.LoginError: 401,
     errors.ForbiddenError: 403,
     errors.InviteError: 403,
     errors.PeerProtocolError: 409,
     errors.DigestMismatchError: 422,
+    errors.AuditError: 422,
+    errors.AttestationError: 403,
     errors.CryptoError: 401,
     errors.TensorMismatchError: 422,
     errors.CodecError: 400,
@@ -34,9 +37,10 @@ def problem_of(error: errors.WardroundError, *, now: float, challenge: str = "")
     )
 
 
-def response(problem: Problem) -> Response:
-    """An ``application/problem+json`` answer."""
-    return Response(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")
+def response(problem: Problem, *, login: str = "") -> Response:
+    """An ``application/problem+json`` answer; where the login is not enough, `login` says what would be (RFC 9470)."""
+    headers = {"www-authenticate": login} if login and problem.type == errors.StepUpError.code else {}
+    return Response(msgspec.json.encode(problem), problem.status, headers, "application/problem+json")
 
 
 def packed(message: object) -> Response:

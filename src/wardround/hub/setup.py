@@ -3,18 +3,22 @@
 import asyncio
 import os
 import secrets
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import structlog
 
 from wardround.codec import canonical
 from wardround.config import HubConfig, load, secret
 from wardround.crypto import certificate
-from wardround.errors import ConfigError
+from wardround.errors import ConfigError, WardroundError
+from wardround.hub import authorities, identity_routes
 from wardround.hub.app import create_app
 from wardround.hub.authentication import Authentication
 from wardround.hub.bell import Bell
 from wardround.hub.cluster import RayPool
+from wardround.hub.listening import Doors, check_free
+from wardround.hub.signing_answers import AnswerSigner, Revocations, SignedAnswers
 from wardround.hub.state import HubState
 from wardround.ids import SiteId
 from wardround.protocol.invite import Invite, format_invite
@@ -22,19 +26,24 @@ from wardround.protocol.messages import Role
 from wardround.protocol.run import Phase, Run
 from wardround.services.coordinator import Coordinator
 from wardround.services.enrolment import Enrolments
+from wardround.services.renewal import Renewals
 from wardround.services.rosters import Rosters
 from wardround.services.studies import Studies
 from wardround.storage.blobs import FolderBlobs
 from wardround.storage.database import Database, open_database
 from wardround.system import SystemClock, SystemEntropy, private_folder, tune_allocator, write_private
 
-__all__ = ["init", "invite", "load_config", "revoke", "serve"]
+__all__ = ["init", "invite", "load_config", "open_state", "revoke", "rotate_authority", "serve"]
 
-_TLS_DAYS = 365
+_LOOK_SECONDS = 1.0
+_log = structlog.get_logger("wardround.hub")
 _SETTINGS = """\
 # A Wardround hub. Every setting: docs/reference/settings.md
-listen = "{listen}"
+listen = "{listen}"                 # enrolled machines, with their certificates
+listen_public = "{listen_public}"   # newcomers, renewals, people
 url = "{url}"
+url_public = "{url_public}"
+client_certificates = "required"    # "proxy" where a load balancer in front ends TLS
 database = "sqlite:///state/hub.sqlite"
 blobs = "state/blobs"
 authority = "authority.crt"
@@ -44,24 +53,34 @@ tls_key = "file:keys/tls.key"
 """
 
 
-def init(folder: Path, *, listen: str, hosts: list[str]) -> None:
+def init(folder: Path, *, listen: str, hosts: list[str], listen_public: str = "") -> None:
     """Make a hub's folder: a CA, a TLS key and certificate for `hosts`, and the settings.
+
+    `listen_public` is the next port after that of `listen` where it is not given.
 
     Raises:
         ConfigError: There is a hub in this folder already.
     """
-    now, port = SystemClock().now(), listen.rpartition(":")[2]
+    now, (address, _, port) = SystemClock().now(), listen.rpartition(":")
+    listen_public = listen_public or f"{address}:{int(port) + 1}"
+    port_public = listen_public.rpartition(":")[2]
     if (folder / "hub.toml").exists():
         raise ConfigError(f"{folder} holds a hub already; its keys are not overwritten")
     private_folder(folder)
     authority_key, authority = certificate.create_authority("Wardround hub", now)
-    tls_key, tls = certificate.issue_server(authority_key, authority, hosts, now, _TLS_DAYS * 86400.0)
+    tls_key, tls = certificate.issue_server(authority_key, authority, hosts, now, authorities.TLS_SECONDS)
     private_folder(folder / "state")
     write_private(folder / "keys" / "authority.key", authority_key)
     write_private(folder / "keys" / "tls.key", tls_key)
     write_private(folder / "authority.crt", authority)
     write_private(folder / "tls.crt", tls)
-    settings = _SETTINGS.format(listen=listen, url=f"https://{hosts[0]}:{port}")
+    host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
+    settings = _SETTINGS.format(
+        listen=listen,
+        listen_public=listen_public,
+        url=f"https://{host}:{port}",
+        url_public=f"https://{host}:{port_public}",
+    )
     write_private(folder / "hub.toml", settings.encode())
 
 
@@ -86,7 +105,7 @@ def invite(folder: Path, name: SiteId, role: Role, lifetime_seconds: float) -> s
     finally:
         database.close()
     authority = (folder / config.authority).read_bytes()
-    return format_invite(Invite(name, role, config.url, canonical.digest(authority), words))
+    return format_invite(Invite(name, role, config.url_public, canonical.digest(authority), words))
 
 
 def revoke(folder: Path, name: SiteId) -> None:
@@ -102,46 +121,77 @@ def revoke(folder: Path, name: SiteId) -> None:
         database.close()
 
 
+def rotate_authority(folder: Path, *, force: bool = False) -> str:
+    """Take the next of the three steps from one authority to another; what was done, in words.
+
+    Raises:
+        ConfigError: It is too early for this step.
+    """
+    config = load_config(folder)
+    database = _database(folder, config)
+    try:
+        identities = database.registry.identities()
+    finally:
+        database.close()
+    return authorities.rotate(folder, config, identities, SystemClock().now(), force=force)
+
+
 async def serve(folder: Path, *, stop: asyncio.Event) -> None:
     """Serve until `stop` is set.
 
     Raises:
-        ConfigError: A setting is wrong, or the port is taken.
+        ConfigError: A setting is wrong, or a port is taken.
     """
-    from granian.constants import HTTPModes, Interfaces
-    from granian.http import HTTP1Settings
-    from granian.log import LogLevels
-    from granian.server.embed import Server
-
     tune_allocator()
-    config = load_config(folder)
-    host, _, port = config.listen.rpartition(":")
-    _check_free(host, int(port))
-    app = create_app(lambda loop: open_state(folder, config, loop))
+    config, clock = load_config(folder), SystemClock()
+    for place in (config.listen, config.listen_public):
+        check_free(place)
+    authorities.renew_tls(folder, config, clock.now())
     secret(config.tls_key, folder, os.environ)
-    server = Server(
-        app,
-        address=host,
-        port=int(port),
-        interface=Interfaces.ASGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        log_access=False,
-        log_level=LogLevels.error,
-        backpressure=1024,
-        http1_settings=HTTP1Settings(max_buffer_size=512 * 1024),
-        ssl_cert=folder / config.tls_certificate,
-        ssl_key=folder / config.tls_key.removeprefix("file:"),
-    )
-    serving = asyncio.create_task(server.serve())
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if (state := getattr(app.state, "hub", None)) is not None:
+    app = create_app(lambda loop: open_state(folder, config, loop))
+    app.router.routes.extend(identity_routes.ROUTES)
+    async with app.router.lifespan_context(app):
+        state: HubState = app.state.hub
+        signer = AnswerSigner(lambda: authorities.present(folder, config), clock.now)
+        challenge, window = state.authentication.challenge, config.request_window_seconds
+        renewals = Renewals(state.enrolments, clock, challenge=challenge, window_seconds=window)
+        app.state.identity = identity_routes.MachineIdentity(renewals, signer)
+        revocations = Revocations(lambda: state.threads(state.enrolments.revoked))
+        doors = Doors(folder, config, SignedAnswers(app, signer, revocations))
+        tasks = [
+            asyncio.create_task(revocations.watch()),
+            asyncio.create_task(_keep_certificates(folder, config, state, signer, doors)),
+        ]
+        serving, stopping = asyncio.create_task(doors.serve()), asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*tasks, stopping):
+            task.cancel()
         # Requests that are held for a task would keep the server from stopping for as long as they may be held.
         state.bell.close()
-    server.stop()  # type: ignore[no-untyped-call]
-    await serving
+        doors.stop()
+        await serving
+
+
+async def _keep_certificates(
+    folder: Path, config: HubConfig, state: HubState, signer: AnswerSigner, doors: Doors
+) -> None:
+    """Renew the TLS certificate in time, and follow authorities that another process changes."""
+    known = authorities.present(folder, config)
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        try:
+            found = authorities.present(folder, config)
+            is_other = found != known
+            if is_other:
+                state.enrolments.trust(*found)
+                state.authority = found[1]
+                signer.renew()
+                known = found
+            if await state.threads(authorities.renew_tls, folder, config, state.clock.now()) or is_other:
+                doors.reload()
+                _log.info("certificates renewed")
+        except WardroundError as error:
+            _log.error("certificates could not be renewed: mend this before they end", code=error.code)
 
 
 def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop) -> HubState:
@@ -168,7 +218,7 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         database.event_log,
         blobs,
         clock,
-        key_of=lambda name: enrolments.open(name)[1],
+        key_of=enrolments.signer,
         coordinator=lambda: coordinator,
         changed=lambda: bell.ring(["work"]),
     )
@@ -207,19 +257,14 @@ def _database(folder: Path, config: HubConfig) -> Database:
 
 
 def _enrolments(folder: Path, config: HubConfig, database: Database) -> Enrolments:
+    authority_key, authority = authorities.present(folder, config)
     return Enrolments(
         database.registry,
         SystemClock(),
         SystemEntropy(),
-        authority_key=secret(config.authority_key, folder, os.environ),
-        authority=(folder / config.authority).read_bytes(),
+        authority_key=authority_key,
+        authority=authority,
+        url=config.url,
+        certificate_seconds=config.certificate_hours * 3600,
+        grace_seconds=config.renewal_grace_days * 86400,
     )
-
-
-def _check_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            raise ConfigError(f"{host}:{port} is taken by another program, or is no address of this machine") from None

@@ -9,10 +9,14 @@ from typing import ParamSpec, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from wardround.authorization import shipped
+from wardround.authorization.decide import Authorizer, Decision
 from wardround.config import HubConfig
-from wardround.hub.authentication import Authentication
+from wardround.hub.authentication import Authentication, People
 from wardround.hub.bell import Bell
+from wardround.ids import SiteId
 from wardround.ports import Blobs, Clock
+from wardround.services.circumstances import LoggedIn, is_strong
 from wardround.services.coordinator import Coordinator
 from wardround.services.enrolment import Enrolments
 from wardround.services.rosters import Rosters
@@ -42,7 +46,13 @@ class Metrics:
 
 @dataclass(slots=True)
 class HubState:
-    """One running hub."""
+    """One running hub.
+
+    `authorizer` has the policies in force. `on_decision` is told every decision before anything follows from it, off
+    the event loop; where it raises, nothing follows. `people` checks people's tokens, `strong` says whether a login had
+    a second factor, `attested` whether a machine has shown what it runs. `login_challenge` is what
+    a refused login is told to do (RFC 9470).
+    """
 
     config: HubConfig
     clock: Clock
@@ -56,7 +66,26 @@ class HubState:
     bell: Bell
     executor: ThreadPoolExecutor
     metrics: Metrics = field(default_factory=Metrics)
+    authorizer: Authorizer = field(default_factory=shipped.hub)
+    on_decision: Callable[[Decision], None] | None = None
+    people: People | None = None
+    strong: Callable[[LoggedIn], bool] = is_strong
+    attested: Callable[[SiteId], bool] = lambda _: False
+    login_challenge: str = 'DPoP error="insufficient_user_authentication", max_age="900"'
     _uploads: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    @property
+    def public_url(self) -> str:
+        """The address that requests are sent to."""
+        return self.config.url
+
+    def is_strong(self, person: LoggedIn) -> bool:
+        """Whether a person logged in with a second factor."""
+        return self.strong(person)
+
+    def is_attested(self, name: SiteId) -> bool:
+        """Whether a machine has shown lately what it runs."""
+        return self.attested(name)
 
     async def threads(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call something that blocks, off the event loop."""

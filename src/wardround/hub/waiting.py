@@ -11,8 +11,9 @@ from wardround.hub.state import HubState
 from wardround.ids import RunId, SiteId
 from wardround.protocol.messages import Assignment, Receipt, TaskRequest
 
-__all__ = ["IDLE_SECONDS", "for_assignment", "with_next"]
+__all__ = ["IDLE_SECONDS", "MAX_HOLD_SECONDS", "for_assignment", "with_next"]
 
+MAX_HOLD_SECONDS = 55.0
 IDLE_SECONDS = 5.0
 _NEXT_SECONDS = 2.0
 

@@ -17,6 +17,7 @@ from wardround.ids import RunId
 from wardround.ports import HubClient
 from wardround.protocol.messages import Assignment, TaskRequest
 from wardround.services.participant import Participant
+from wardround.transport.keeping import Keeper
 
 __all__ = ["Agent"]
 
@@ -27,16 +28,21 @@ _log = structlog.get_logger("wardround.node")
 
 
 class Agent:
-    """Runs until `stop` is called. `hub` must be safe to call from several threads."""
+    """Runs until `stop` is called. `hub` must be safe to call from several threads; `keeper` keeps its certificate."""
 
-    def __init__(self, hub: HubClient, participant: Participant, *, wait_seconds: float = 25.0) -> None:
+    def __init__(
+        self, hub: HubClient, participant: Participant, *, wait_seconds: float = 25.0, keeper: Keeper | None = None
+    ) -> None:
         self._hub, self._participant, self._wait_seconds = hub, participant, wait_seconds
+        self._keeper = keeper
         self._stopping = threading.Event()
         self._runs = set[RunId]()
         self._lock = threading.Lock()
 
     def run(self) -> None:
         """Ask for runs that have no thread yet, and give each one, until stopped."""
+        if self._keeper is not None:
+            self._keeper.start()
         while not self._stopping.is_set():
             found = self._insisting(self._next)
             if found is not None:
@@ -46,6 +52,8 @@ class Agent:
     def stop(self) -> None:
         """Ask for no more; `run` returns within its waiting time."""
         self._stopping.set()
+        if self._keeper is not None:
+            self._keeper.stop()
 
     def _next(self) -> Assignment | None:
         with self._lock:

@@ -17,23 +17,34 @@ from wardround.crypto import agreement, signing
 from wardround.errors import ConfigError
 from wardround.ids import StudyId
 from wardround.node.agent import Agent
+from wardround.node.authorizing import Authorizing
 from wardround.node.loading import ProcessSource
+from wardround.node.officers import officers_of
+from wardround.node.people import people_settings
 from wardround.ports import RecordSource, Worker
 from wardround.privacy import noising
 from wardround.protocol.plan import Plan, study_id
 from wardround.services.approvals import Approvals
 from wardround.services.budgets import Budgets
+from wardround.services.code_review import CodeReview
+from wardround.services.departures import Departures, EgressLimits
+from wardround.services.egress import GuardedHub
+from wardround.services.egress_gate import Egress
 from wardround.services.membership import Membership
 from wardround.services.participant import Participant
 from wardround.services.round_work import Progress
 from wardround.services.safeguard import Safeguard
 from wardround.storage.anchor import BudgetAnchor
+from wardround.storage.key_ring import KeyRing, open_ring
 from wardround.storage.model_files import FolderModelFiles, last_memory
 from wardround.storage.vault import SealedVault
 from wardround.system import SystemClock, SystemEntropy, private_folder, tune_allocator, write_private
 from wardround.training.memory import personal_model
-from wardround.transport import enrolling
+from wardround.transport import enrolling, keeping, renewing
+from wardround.transport.credential import replace_private
 from wardround.transport.http import HttpHub
+from wardround.transport.keeping import Keeper
+from wardround.transport.renewing import Place
 
 __all__ = [
     "Node",
@@ -41,10 +52,13 @@ __all__ = [
     "enrol",
     "load_config",
     "make_agreement_key",
+    "open_authorizing",
     "open_budgets",
     "open_node",
     "open_records",
     "own_model",
+    "place_of",
+    "rotate_key",
     "study_named",
 ]
 
@@ -55,6 +69,7 @@ _SETTINGS = """\
 # A Wardround node. Every setting: docs/reference/settings.md
 name = "{name}"
 hub = "{hub}"
+hub_public = "{hub_public}"
 
 # Public keys of those whose signatures make a roster, and how many of them must sign: for secure aggregation.
 officers = []
@@ -66,6 +81,11 @@ min_participants = 2
 min_records = 10
 secure_only = false   # true: no study whose updates the hub could see one by one
 code_digests = []     # digests of study code that may run here; built-in models need none
+"""
+_PEOPLE = """\
+# How people log in here: "local" accounts, a provider by "oidc", or "none": then a name is believed.
+# Every setting: docs/reference/settings.md
+provider = "{provider}"
 """
 _MAPPING = """\
 # Where this hospital's records are. Every setting: docs/reference/mapping.md
@@ -80,19 +100,26 @@ class Node:
 
     config: NodeConfig
     hub: HttpHub
+    guarded: GuardedHub
+    ring: KeyRing
     vault: SealedVault
     approvals: Approvals
     participant: Participant
     membership: Membership
     budgets: Budgets
+    place: Place
+    authorizing: Authorizing
+    code: CodeReview
 
     def agent(self) -> Agent:
-        """The agent that performs the hub's tasks on this node."""
-        return Agent(self.hub, self.participant)
+        """The agent that performs the hub's tasks on this node, and keeps its certificate."""
+        return Agent(self.guarded, self.participant, keeper=Keeper(self.place, self.hub, SystemEntropy()))
 
 
-def enrol(folder: Path, line: str) -> NodeConfig:
+def enrol(folder: Path, line: str, *, people: str = "local") -> NodeConfig:
     """Use an invite: make this node's own keys, have its certificate signed, write its settings.
+
+    `people` is how its people log in: local accounts, or none, where a name is believed.
 
     Raises:
         InviteError: The line is no invite, or the invite is unknown, expired or used.
@@ -107,9 +134,13 @@ def enrol(folder: Path, line: str) -> NodeConfig:
     write_private(folder / "keys" / "node.key", signing.private_pem(enrolled.key))
     make_agreement_key(folder)
     write_private(folder / "keys" / "state.key", SystemEntropy().draw(32))
+    connection = signing.private_pem(enrolled.connection) + enrolled.enrolled.certificate
+    write_private(folder / "keys" / "connection.pem", connection)
     write_private(folder / "node.crt", enrolled.certificate)
     write_private(folder / "authority.crt", enrolled.authority)
-    write_private(folder / "node.toml", _SETTINGS.format(name=enrolled.name, hub=enrolled.url).encode())
+    settings = _SETTINGS.format(name=enrolled.name, hub=enrolled.url, hub_public=enrolled.public)
+    write_private(folder / "node.toml", settings.encode())
+    write_private(folder / "people.toml", _PEOPLE.format(provider=people).encode())
     if not (folder / "mapping.toml").exists():
         write_private(folder / "mapping.toml", _MAPPING.encode())
     return load_config(folder)
@@ -125,6 +156,39 @@ def load_config(folder: Path) -> NodeConfig:
     if not path.exists():
         raise ConfigError(f"there is no node in {folder}; make one with: wardround node enrol {folder} --invite …")
     return load(path.read_text(), NodeConfig, os.environ, "WARDROUND_NODE_")
+
+
+def place_of(folder: Path, config: NodeConfig) -> Place:
+    """The files of a node's identity, and where it is renewed."""
+    return Place(
+        config.name,
+        config.hub_public or config.hub,
+        folder / config.connection,
+        folder / config.certificate,
+        folder / config.authority,
+    )
+
+
+def rotate_key(folder: Path, line: str = "") -> float:
+    """Take another connection key now; when its certificate ends. `line` is an invite for a node that may not renew.
+
+    What this node has signed, its rosters and its pair keys stay as they are: another key signs those.
+
+    Raises:
+        ConfigError: There is no node here.
+        InviteError: The line is no invite for this node, or it is unknown, expired or used.
+        SignatureError: The hub does not know this node; it was revoked, perhaps.
+        CryptoError: The certificate ended too long ago to be renewed: it takes an invite.
+        UnavailableError: The hub did not answer.
+    """
+    config = load_config(folder)
+    place = place_of(folder, config)
+    if not line:
+        return renewing.renew(place).expires()
+    key = signing.load_private(secret(config.key, folder, os.environ))
+    again = enrolling.enrol(line, role="site", key=key, name=config.name)
+    replace_private(place.authority, again.authority)
+    return renewing.replace(place, again.connection, again.enrolled).expires()
 
 
 def make_agreement_key(folder: Path) -> None:
@@ -143,26 +207,40 @@ def open_node(
     """
     tune_allocator()
     config = load_config(folder)
-    key = signing.load_private(secret(config.key, folder, os.environ))
-    authority = (folder / config.authority).read_bytes()
-    hub = HttpHub(config.hub, name=config.name, key=key, authority=authority)
+    key, trusted = signing.load_private(secret(config.key, folder, os.environ)), officers_of(folder, config)
+    place = place_of(folder, config)
+    held = keeping.refresh(place)
+    authority = place.authority.read_bytes()
+    hub = HttpHub(config.hub, name=config.name, credential=held, authority=authority)
     state = private_folder(folder / config.state)
-    vault = _vault(folder, config)
+    ring = _ring(folder, config)
+    vault = SealedVault(state / "node.sqlite", ring)
+    files = FolderModelFiles(state / "models", keys=ring)
+    limits = EgressLimits(day_bytes=config.policy.max_day_bytes, run_bytes=config.policy.max_run_bytes)
+    departures = Departures(vault=vault, clock=SystemClock(), limits=limits, anchor=BudgetAnchor(state))
+    egress = Egress(departures=departures, files=files, plan_of=lambda study: approvals.approved_plan(study))  # noqa: PLW0108, made below
+    guarded = GuardedHub(hub, egress)
+    authorizing = open_authorizing(folder)
+    code = CodeReview(config.name, vault=vault, policy=config.policy, clock=SystemClock())
     approvals = Approvals(
         config.name,
         key=key,
         authority=authority,
-        hub=hub,
+        hub=guarded,
         vault=vault,
         policy=config.policy,
         clock=SystemClock(),
+        allowed_code=code.allowed,
+        authorize=lambda person, verdict, study, plan: authorizing.decide_study(
+            person, verdict, study, plan, SystemClock().now()
+        ),
     )
     membership = Membership(
         config.name,
         key=key,
         agreement_key=agreement.load_private(secret(config.agreement_key, folder, os.environ)),
-        officers=_officers(config),
-        quorum=config.officer_quorum,
+        officers=trusted.officers,
+        quorum=trusted.quorum,
         fetch=hub.roster,
         vault=vault,
         policy=config.policy,
@@ -173,16 +251,29 @@ def open_node(
     participant = Participant(
         config.name,
         approvals=approvals,
-        hub=hub,
-        files=FolderModelFiles(state / "models"),
+        hub=guarded,
+        files=files,
         policy=config.policy,
         source=lambda plan: open_records(folder, config, study=study_id(plan)),
         worker=start_worker or (lambda plan, table, package: _worker(config, plan, table, package)),
         membership=membership,
-        safeguard=Safeguard(_noise_key(folder, config), ledger=budgets, software=_software()),
+        safeguard=Safeguard(_noise_key(ring, config), ledger=budgets, software=_software()),
+        egress=egress,
+        admit=authorizing.asked,
         progress=progress,
     )
-    return Node(config, hub, vault, approvals, participant, membership, budgets)
+    return Node(
+        config, hub, guarded, ring, vault, approvals, participant, membership, budgets, place, authorizing, code
+    )
+
+
+def open_authorizing(folder: Path) -> Authorizing:
+    """The site's policies: those that come with Wardround, and the file ``policy.cedar`` in the folder.
+
+    Raises:
+        ConfigError: A setting is wrong, or the file cannot be put in force.
+    """
+    return Authorizing(load_config(folder).name, folder, logins=people_settings(folder).provider != "none")
 
 
 def open_budgets(folder: Path) -> Budgets:
@@ -201,7 +292,7 @@ def own_model(folder: Path, node: Node, study: StudyId) -> bytes:
     models = folder / node.config.state / "models"
     runs = {path.name.split("-")[1] for path in models.glob(f"memory-{study}.*-*")}
     for run in sorted(runs, key=lambda name: int(name.partition(".")[2]), reverse=True):
-        if arrays := personal_model(plan, last_memory(models, run)):
+        if arrays := personal_model(plan, last_memory(models, run, keys=node.ring)):
             return tensors.pack(arrays, tuple(msgspec.structs.replace(spec, dtype="float32") for spec in plan.manifest))
     return b""
 
@@ -219,14 +310,19 @@ def study_named(node: Node, prefix: str) -> StudyId:
 
 
 def _vault(folder: Path, config: NodeConfig) -> SealedVault:
-    return SealedVault(
-        private_folder(folder / config.state) / "node.sqlite", secret(config.state_key, folder, os.environ)
+    return SealedVault(private_folder(folder / config.state) / "node.sqlite", _ring(folder, config))
+
+
+def _ring(folder: Path, config: NodeConfig) -> KeyRing:
+    state = private_folder(folder / config.state)
+    return open_ring(
+        config.state_key, base=folder, state=state, tenant=config.name, environ=os.environ, clock=SystemClock()
     )
 
 
-def _noise_key(folder: Path, config: NodeConfig) -> bytes:
-    """From which all coins and noise of private plans follow: made of the key that seals the node's state."""
-    return noising.derive(secret(config.state_key, folder, os.environ), "a node's noise", config.name, config.dataset)
+def _noise_key(ring: KeyRing, config: NodeConfig) -> bytes:
+    """From which all coins and noise of private plans follow: made of the ring's root, which no rotation changes."""
+    return noising.derive(ring.root, "a node's noise", config.name, config.dataset)
 
 
 def _software() -> str:
@@ -241,18 +337,6 @@ def _software() -> str:
 
 def _budgets(folder: Path, config: NodeConfig, vault: SealedVault) -> Budgets:
     return Budgets(config.dataset, vault=vault, clock=SystemClock(), anchor=BudgetAnchor(folder / config.state))
-
-
-def _officers(config: NodeConfig) -> tuple[bytes, ...]:
-    try:
-        officers = tuple(bytes.fromhex(text) for text in config.officers)
-    except ValueError:
-        raise ConfigError(
-            "officers must be public keys of 64 hexadecimal digits; `wardround officer` prints them"
-        ) from None
-    if config.officers and not 1 <= config.officer_quorum <= len(set(officers)):
-        raise ConfigError(f"officer_quorum must lie between 1 and the number of officers, {len(set(officers))}")
-    return officers
 
 
 def open_records(folder: Path, config: NodeConfig, *, study: str = "") -> RecordSource:

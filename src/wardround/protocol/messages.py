@@ -40,6 +40,7 @@ __all__ = [
     "Problem",
     "Proposal",
     "Receipt",
+    "Renewal",
     "RunStatus",
     "StudyStatus",
     "Task",
@@ -61,19 +62,35 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 
 class Enrolment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A one-time invite's secret and a PEM certificate request for the newcomer's own key."""
+    """A one-time invite's secret and PEM certificate requests for the newcomer's own keys.
+
+    `certificate_request` is for the key that opens connections, `document_request` for the one that signs
+    documents; where that is empty, one key does both.
+    """
 
     invite: str
     certificate_request: bytes
+    document_request: bytes = b""
 
 
 class Enrolled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The signed certificate, and the CA's."""
+    """The signed certificates, the authorities' (the first one issues), and where machines connect from now on.
+
+    An empty `url` is where the question was asked.
+    """
 
     name: SiteId
     role: Role
     certificate: bytes
     authority: bytes
+    document: bytes = b""
+    url: str = ""
+
+
+class Renewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A PEM certificate request for a connection's next key, sent under the present one's signature."""
+
+    certificate_request: bytes
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

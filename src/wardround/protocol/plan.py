@@ -219,8 +219,6 @@ def check(plan: Plan) -> None:
         CodecError: Says which field.
     """
     data_contract.check(plan.data)
-    if plan.enclaves is not None:
-        attested.check(plan.enclaves)
     for name in (plan.researcher, *plan.participants):
         site_id(name)
     if tuple(sorted(set(plan.participants))) != plan.participants or len(plan.participants) > MAX_SITES:
@@ -242,11 +240,17 @@ def check(plan: Plan) -> None:
         _check_secure(plan, plan.secure)
     if plan.privacy is not None:
         private_rules.check(plan, plan.privacy)
+    if plan.enclaves is not None:
+        attested.check(plan.enclaves)
     if isinstance(plan.model, CodePackage):
-        digest_name(plan.model.package.digest)
-        module, colon, function = plan.model.factory.partition(":")
-        if not (colon and function.isidentifier() and all(part.isidentifier() for part in module.split("."))):
-            raise CodecError("factory must be module:function")
+        _check_code(plan.model)
+
+
+def _check_code(model: CodePackage) -> None:
+    digest_name(model.package.digest)
+    module, colon, function = model.factory.partition(":")
+    if not (colon and function.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise CodecError("factory must be module:function")
 
 
 def study_id(plan: Plan) -> StudyId:

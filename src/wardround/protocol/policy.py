@@ -47,6 +47,8 @@ class SitePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_model_bytes: int = 4 * 1024**3
     max_worker_seconds: float = 24 * 3600.0
     max_worker_memory_bytes: int = 64 * 1024**3
+    max_day_bytes: int = 64 * 1024**3
+    max_run_bytes: int = 512 * 1024**3
 
 
 def refusals(policy: SitePolicy, plan: Plan, site: SiteId, now: float) -> list[str]:

@@ -20,12 +20,14 @@ from wardround.sdk.findings import file_name
 from wardround.sdk.study import Study
 from wardround.storage.model_files import FolderModelFiles
 from wardround.system import private_folder, write_private
-from wardround.transport import enrolling
+from wardround.transport import enrolling, keeping, renewing
+from wardround.transport.credential import replace_private
 from wardround.transport.http import HttpHub
+from wardround.transport.renewing import Place
 
-__all__ = ["Researcher", "connect", "enrol"]
+__all__ = ["Researcher", "connect", "enrol", "load_config", "own_certificate", "place_of", "rotate_key"]
 
-_SETTINGS = 'name = "{name}"\nhub = "{hub}"\n'
+_SETTINGS = 'name = "{name}"\nhub = "{hub}"\nhub_public = "{hub_public}"\n'
 _ENDED = {"completed", "stopped"}
 
 
@@ -159,25 +161,81 @@ def enrol(folder: Path, line: str) -> ResearcherConfig:
     enrolled = enrolling.enrol(line, role="researcher")
     private_folder(folder)
     write_private(folder / "keys" / "researcher.key", signing.private_pem(enrolled.key))
+    connection = signing.private_pem(enrolled.connection) + enrolled.enrolled.certificate
+    write_private(folder / "keys" / "connection.pem", connection)
     write_private(folder / "researcher.crt", enrolled.certificate)
     write_private(folder / "authority.crt", enrolled.authority)
-    write_private(folder / "researcher.toml", _SETTINGS.format(name=enrolled.name, hub=enrolled.url).encode())
+    settings = _SETTINGS.format(name=enrolled.name, hub=enrolled.url, hub_public=enrolled.public)
+    write_private(folder / "researcher.toml", settings.encode())
     return connect(folder).config
 
 
 def connect(folder: Path | str) -> Researcher:
-    """Open a researcher's folder.
+    """Open a researcher's folder; its certificate is renewed on the way where that is due.
 
     Raises:
         ConfigError: There is no researcher here, or a setting or key is wrong.
+        CryptoError: The certificate has ended, and the hub refuses to renew it.
+        UnavailableError: The certificate has ended, and the hub does not answer.
     """
     folder = Path(folder)
+    config = load_config(folder)
+    key = signing.load_private(secret(config.key, folder, os.environ))
+    place = place_of(folder, config)
+    held = keeping.refresh(place)
+    hub = HttpHub(config.hub, name=config.name, credential=held, authority=place.authority.read_bytes())
+    hub.session.keep_fresh(lambda: keeping.refresh(place), place.authority.read_bytes)
+    return Researcher(config, hub, key)
+
+
+def rotate_key(folder: Path, line: str = "") -> float:
+    """Take another connection key now; when its certificate ends. `line` is an invite where renewing is too late.
+
+    Raises:
+        ConfigError: There is no researcher here.
+        InviteError: The line is no invite for this researcher, or it is unknown, expired or used.
+        CryptoError: The hub refuses: revoked, or the certificate ended too long ago.
+        UnavailableError: The hub did not answer.
+    """
+    config = load_config(folder)
+    place = place_of(folder, config)
+    if not line:
+        return renewing.renew(place).expires()
+    key = signing.load_private(secret(config.key, folder, os.environ))
+    again = enrolling.enrol(line, role="researcher", key=key, name=config.name)
+    replace_private(place.authority, again.authority)
+    return renewing.replace(place, again.connection, again.enrolled).expires()
+
+
+def place_of(folder: Path, config: ResearcherConfig) -> Place:
+    """The files of a researcher's identity, and where it is renewed."""
+    return Place(
+        config.name,
+        config.hub_public or config.hub,
+        folder / config.connection,
+        folder / config.certificate,
+        folder / config.authority,
+    )
+
+
+def own_certificate(folder: Path) -> bytes:
+    """The certificate of the key with which a researcher signs plans and packages, PEM.
+
+    Raises:
+        ConfigError: There is no researcher here.
+    """
+    return (folder / load_config(folder).certificate).read_bytes()
+
+
+def load_config(folder: Path) -> ResearcherConfig:
+    """A researcher's settings.
+
+    Raises:
+        ConfigError: There is no researcher here, or a setting is wrong.
+    """
     path = folder / "researcher.toml"
     if not path.exists():
         raise ConfigError(
             f"there is no researcher in {folder}; make one with: wardround study enrol {folder} --invite …"
         )
-    config = load(path.read_text(), ResearcherConfig, os.environ, "WARDROUND_RESEARCHER_")
-    key = signing.load_private(secret(config.key, folder, os.environ))
-    authority = (folder / config.authority).read_bytes()
-    return Researcher(config, HttpHub(config.hub, name=config.name, key=key, authority=authority), key)
+    return load(path.read_text(), ResearcherConfig, os.environ, "WARDROUND_RESEARCHER_")

@@ -6,6 +6,7 @@ run.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -20,12 +21,19 @@ from wardround.protocol import policy as policies
 from wardround.protocol.messages import Audit, Decision, StudyStatus
 from wardround.protocol.plan import Plan, SignedPlan
 from wardround.protocol.policy import SitePolicy
+from wardround.services.circumstances import LoggedIn, shown
 
-__all__ = ["Approvals"]
+__all__ = ["Approvals", "Verdict"]
+
+Verdict = Literal["approve", "refuse", "withdraw"]
 
 
 class Approvals:
-    """One site's decisions about studies; `allowed_code` are the packages that its people have reviewed and allowed."""
+    """One site's decisions about studies.
+
+    `allowed_code` are the packages that its people have reviewed and allowed; `authorize` raises where a person may not
+    decide so about a study.
+    """
 
     def __init__(
         self,
@@ -38,7 +46,9 @@ class Approvals:
         policy: SitePolicy,
         clock: Clock,
         allowed_code: Callable[[], frozenset[Digest]] = frozenset,
+        authorize: Callable[[LoggedIn | str, Verdict, StudyId, Plan], None] = lambda *_: None,
     ) -> None:
+        self._authorize = authorize
         self._site, self._key, self._authority = site, key, authority
         self._hub, self._vault, self._clock = hub, vault, clock
         self._listed, self._allowed_code = policy, allowed_code
@@ -53,24 +63,26 @@ class Approvals:
         plan = self._verified(study, self._hub.plan(study))
         return plan, policies.explain(plan), policies.refusals(self._policy, plan, self._site, self._clock.now())
 
-    def decide(self, study: StudyId, verdict: str, *, person: str, reason: str) -> StudyStatus:
-        """Sign, keep and send what the site's people decided.
+    def decide(self, study: StudyId, verdict: Verdict, *, person: LoggedIn | str, reason: str) -> StudyStatus:
+        """Sign, keep and send what the site's people decided; a plain name is of somebody who did not log in.
 
         A refusal or withdrawal holds at this site from the moment it is kept, whatever the hub answers.
 
         Raises:
-            PolicyError: The site's policy does not allow approving this plan.
+            PolicyError: The site's policy does not allow approving this plan, or this person may not decide so.
+            LoginError: People log in here, and this one has not, or not as this takes.
             DigestMismatchError: The hub sent another plan than the one asked for.
             SignatureError: It is not signed by its researcher.
         """
+        signed = self._signed(study, again=verdict == "approve")
+        plan = self._verified(study, signed) if verdict == "approve" else canonical.decode(signed.plan, Plan)
+        self._authorize(person, verdict, study, plan)
         if verdict == "approve":
-            signed = self._hub.plan(study)
-            plan = self._verified(study, signed)
             policies.check(self._policy, plan, self._site, self._clock.now())
             self._vault.put(f"plan.{study}", messages.encode(signed))
         now = self._clock.now()
         command = CommandId(canonical.digest(f"{study} {self._site} {verdict}".encode()))
-        fields = {"study": study, "site": self._site, "verdict": verdict, "person": person, "reason": reason}
+        fields = {"study": study, "site": self._site, "verdict": verdict, "person": shown(person), "reason": reason}
         decision = msgspec.convert({**fields, "command": command, "decided_at": now}, Decision)
         signature = signing.sign(messages.decision_bytes(decision), self._key)
         decision = msgspec.structs.replace(decision, signature=signature)
@@ -145,6 +157,13 @@ class Approvals:
         """The site's policy with the code that its people have allowed since it was written."""
         listed = self._listed
         return msgspec.structs.replace(listed, code_digests=(*listed.code_digests, *sorted(self._allowed_code())))
+
+    def _signed(self, study: StudyId, *, again: bool) -> SignedPlan:
+        """The study's plan: as the hub has it now, or as it is kept here, so that nobody needs a hub to withdraw."""
+        kept = None if again else self._vault.get(f"plan.{digest_name(study)}")
+        signed = messages.decode(kept, SignedPlan) if kept else self._hub.plan(study)
+        _check_digest(study, signed)
+        return signed
 
     def _verified(self, study: StudyId, signed: SignedPlan) -> Plan:
         _check_digest(study, signed)

@@ -9,7 +9,7 @@ from typing import Protocol
 from wardround.authorization.request import NEVER, Person, Resource, Value
 from wardround.protocol.plan import CodePackage, Plan
 
-__all__ = ["LoggedIn", "is_strong", "named", "of_login", "of_plan", "resource_of"]
+__all__ = ["LoggedIn", "is_strong", "named", "of_login", "of_plan", "resource_of", "shown"]
 
 _STRONG = frozenset({"hwk", "mfa"})
 
@@ -57,6 +57,11 @@ def is_strong(person: LoggedIn) -> bool:
     """Whether a person logged in with a second factor, by the means that the issuer names."""
     means = frozenset(person.amr)
     return bool(means & _STRONG) or means >= {"pwd", "otp"}
+
+
+def shown(person: LoggedIn | str) -> str:
+    """A person as a signed decision names them: by what their issuer calls them, or the name that was believed."""
+    return person if isinstance(person, str) else person.subject
 
 
 def named(person: LoggedIn) -> Person:

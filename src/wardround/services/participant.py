@@ -19,6 +19,7 @@ from wardround.errors import (
     CodecError,
     ConfigError,
     CryptoError,
+    EgressError,
     PeerProtocolError,
     PolicyError,
     ProtocolError,
@@ -43,6 +44,7 @@ from wardround.protocol.plan import BlobRef, Plan, SecureAggregation, statistics
 from wardround.protocol.policy import SitePolicy
 from wardround.secagg.messages import Agreements, Answer, Delivery, Invitation, Survivors, Unmaskable
 from wardround.secagg.terms import Terms
+from wardround.services.egress_gate import Egress
 from wardround.services.masking import masked_pieces, weights_of
 from wardround.services.membership import Membership, refusal
 from wardround.services.round_work import Held, Progress, RoundWork
@@ -85,14 +87,22 @@ class Participant:
         worker: Callable[[Plan, StudyTable, bytes | None], Worker],
         membership: Membership | None = None,
         safeguard: Safeguard,
+        egress: Egress | None = None,
         admit: Callable[[Assignment, Plan], None] = lambda _assignment, _plan: None,
         progress: Progress = lambda _what, _task: None,
     ) -> None:
         self._admit = admit
         self._site, self._approvals, self._hub, self._files = site, approvals, hub, files
-        self._progress, self._membership = progress, membership
+        self._progress, self._membership, self._egress = progress, membership, egress
         self._work = RoundWork(
-            hub=hub, files=files, policy=policy, source=source, worker=worker, safeguard=safeguard, progress=progress
+            hub=hub,
+            files=files,
+            policy=policy,
+            source=source,
+            worker=worker,
+            safeguard=safeguard,
+            egress=egress,
+            progress=progress,
         )
 
     def perform(self, assignment: Assignment) -> Receipt:
@@ -148,8 +158,12 @@ class Participant:
         whole, weight = weights_of(held.records, state.terms, state.terms.members.index(self._site))
         sums = np.concatenate([[float(whole)], held.sums]) if held.task.kind == "train" else held.sums
         seed = self._work.mask_seed(held, plan, weight)
-        pieces = masked_pieces(state, plan, self._files, held.update, sums, weight, seed)
+        files = self._files if self._egress is None else self._egress.reading(task.run, plan, sums)
+        pieces = masked_pieces(state, plan, files, held.update, sums, weight, seed)
         descriptor, ref = self._files.keep(task.run, pieces)
+        if self._egress is not None:
+            expected = sum(section.length * section.bits // 8 for section in state.terms.sections)
+            self._egress.clear_masked(task.run, ref, expected)
         answer = member.masked(task, state, ref.digest)
         if ref.size <= INLINE_BYTES:
             return answer, self._files.read(descriptor, ref.size)
@@ -201,7 +215,16 @@ class Participant:
                 command=CommandId(""), run=task.run, number=task.number, kind=task.kind, declined=_public(error)
             )
         self._progress("sending", task)
-        receipt = self._hub.contribute(_named(contribution, self._site))
+        try:
+            receipt = self._hub.contribute(_named(contribution, self._site))
+        except EgressError as error:
+            if contribution.declined:
+                raise
+            self._progress(f"declined, {error.code}: {error}", task)
+            contribution = Contribution(
+                command=CommandId(""), run=task.run, number=task.number, kind=task.kind, declined=_public(error)
+            )
+            receipt = self._hub.contribute(_named(contribution, self._site))
         if receipt.outcome == "refused" and not contribution.declined:
             # The same task would give the same bytes again, so the round is told not to wait for them.
             self._progress(f"refused: {receipt.reason}", task)

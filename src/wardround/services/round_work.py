@@ -29,6 +29,7 @@ from wardround.protocol.messages import Assignment, Evaluation, Task
 from wardround.protocol.plan import BlobRef, CodePackage, Plan, statistics_manifest
 from wardround.protocol.policy import SitePolicy
 from wardround.protocol.secure import evaluation_sums, statistics_values
+from wardround.services.egress_gate import Egress
 from wardround.services.safeguard import Safeguard, table_digest
 
 __all__ = ["Held", "Progress", "RoundWork"]
@@ -67,10 +68,11 @@ class RoundWork:
         source: Callable[[Plan], RecordSource],
         worker: Callable[[Plan, StudyTable, bytes | None], Worker],
         safeguard: Safeguard,
+        egress: Egress | None,
         progress: Progress,
     ) -> None:
         self._hub, self._files, self._policy, self._progress = hub, files, policy, progress
-        self._source, self._worker, self._safeguard = source, worker, safeguard
+        self._source, self._worker, self._safeguard, self._egress = source, worker, safeguard, egress
         self._tables: dict[RunId, tuple[StudyTable, Digest]] = {}
         self._workers: dict[RunId, Worker] = {}
         self.held: dict[RunId, Held] = {}
@@ -82,6 +84,8 @@ class RoundWork:
             self._tables.pop(run, None)
             self.held.pop(run, None)
             worker = self._workers.pop(run, None)
+        if self._egress is not None:
+            self._egress.forget(run)
         if worker is not None:
             worker.close()
         if is_over:
@@ -141,6 +145,8 @@ class RoundWork:
         if task.standardization is not None:
             statistics = self._small(task.standardization, task.run, task.standardization_inline)
             tensors.unpack(statistics, statistics_manifest(plan.data))
+            if self._egress is not None:
+                self._egress.standardized(task.run, plan, statistics)
             keep.add(task.standardization.digest)
         control = ""
         if task.control is not None:
@@ -166,6 +172,8 @@ class RoundWork:
             if len(table.labels) < needed:
                 raise TooFewRecordsError(f"{len(table.labels)} usable records; the plan and this site need {needed}")
             self._safeguard.check(plan, max(table.report.owners, len(np.unique(table.patients))))
+            if self._egress is not None:
+                self._egress.watch(task.run, table)
             self._tables[task.run] = table, table_digest(table) if plan.privacy else Digest("")
         return self._tables[task.run]
 

@@ -75,6 +75,7 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self._invites: dict[Digest, _Invite] = {}
         self._identities: dict[SiteId, Identity] = {}
+        self._revoked: set[SiteId] = set()
 
     def add_invite(self, invite: Digest, name: SiteId, role: Role, expires: float) -> None:
         """Open an invite for one newcomer.
@@ -111,6 +112,7 @@ class MemoryRegistry:
     def add_identity(self, identity: Identity) -> None:
         """Store an identity without an invite."""
         self._identities[identity.name] = identity
+        self._revoked.discard(identity.name)
 
     def identity(self, name: SiteId) -> Identity:
         """The enrolled identity.
@@ -134,6 +136,22 @@ class MemoryRegistry:
         """
         self.identity(name)
         del self._identities[name]
+        self._revoked.add(name)
+
+    def replace(self, identity: Identity, *, before: bytes) -> None:
+        """Give an enrolled name another certificate, unless it was revoked or given one meanwhile.
+
+        Raises:
+            ConflictError: Its certificate is not `before` any more, or it is not enrolled.
+        """
+        found = self._identities.get(identity.name)
+        if found is None or found.certificate != before:
+            raise ConflictError("the identity was revoked or renewed meanwhile; look again")
+        self._identities[identity.name] = Identity(found.name, found.role, identity.certificate)
+
+    def revoked(self) -> frozenset[SiteId]:
+        """Names that were revoked and not enrolled again."""
+        return frozenset(self._revoked)
 
 
 class MemoryUpload:

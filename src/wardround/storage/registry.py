@@ -8,7 +8,7 @@ from typing import cast
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from wardround.errors import InviteError, NotFoundError
+from wardround.errors import ConflictError, InviteError, NotFoundError
 from wardround.ids import Digest, SiteId
 from wardround.protocol.messages import Identity, Role
 from wardround.storage.connection import Connections
@@ -33,6 +33,16 @@ _ENROLLED = sa.select(identities.c.name, identities.c.role, identities.c.certifi
 )
 _IDENTITY = _ENROLLED.where(identities.c.name == sa.bindparam("whom"))
 _IDENTITIES = _ENROLLED.order_by(identities.c.name)
+_REPLACE = (
+    identities.update()
+    .where(
+        identities.c.name == sa.bindparam("whom"),
+        identities.c.revoked == sa.false(),
+        identities.c.certificate == sa.bindparam("before", type_=identities.c.certificate.type),
+    )
+    .values(certificate=sa.bindparam("after", type_=identities.c.certificate.type))
+)
+_REVOKED = sa.select(identities.c.name).where(identities.c.revoked == sa.true())
 _REVOKE = (
     identities.update()
     .where(identities.c.name == sa.bindparam("whom"), identities.c.revoked == sa.false())
@@ -120,6 +130,28 @@ class DatabaseRegistry:
         """
         with self._connections.reading() as connection:
             return [_identity(*row) for row in connection.execute(_IDENTITIES)]
+
+    def replace(self, identity: Identity, *, before: bytes) -> None:
+        """Give an enrolled name another certificate, unless it was revoked or given one meanwhile.
+
+        Raises:
+            ConflictError: Its certificate is not `before` any more, or it is not enrolled.
+            StorageFullError: The disk is full.
+            UnavailableError: The database did not answer.
+        """
+        values = {"whom": identity.name, "before": before, "after": identity.certificate}
+        with self._connections.writing() as connection:
+            if connection.execute(_REPLACE, values).rowcount != 1:
+                raise ConflictError("the identity was revoked or renewed meanwhile; look again")
+
+    def revoked(self) -> frozenset[SiteId]:
+        """Names that were revoked and not enrolled again.
+
+        Raises:
+            UnavailableError: The database did not answer.
+        """
+        with self._connections.reading() as connection:
+            return frozenset(SiteId(name) for (name,) in connection.execute(_REVOKED))
 
     def revoke(self, name: SiteId) -> None:
         """Refuse an identity's requests from now on; its row stays, marked.

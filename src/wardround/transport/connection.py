@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,6 +27,7 @@ __all__ = [
     "enrol",
     "error_of",
     "fetch_authority",
+    "fetch_signer",
     "problem_of",
     "tls_context",
 ]
@@ -35,11 +37,13 @@ BROKEN = (OSError, http.client.HTTPException)
 """How a broken connection shows."""
 
 
-def tls_context(authority: bytes) -> ssl.SSLContext:
-    """TLS 1.3 and nothing older, trusting this authority's PEM certificate and no other.
+def tls_context(authority: bytes, credential: Path | None = None) -> ssl.SSLContext:
+    """TLS 1.3 and nothing older, trusting these authorities' PEM certificates and no other.
+
+    `credential` is the file of the key and certificate to show; OpenSSL reads it itself, so it lies nowhere else.
 
     Raises:
-        ConfigError: `authority` is no PEM certificate.
+        ConfigError: `authority` is no PEM certificate, or `credential` no key with its certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -49,6 +53,11 @@ def tls_context(authority: bytes) -> ssl.SSLContext:
         raise ConfigError(
             "the authority's file is no PEM certificate; enrol again, or ask the hub's operator"
         ) from None
+    if credential is not None:
+        try:
+            context.load_cert_chain(credential)
+        except OSError:
+            raise ConfigError(f"{credential} holds no key with its certificate; enrol again") from None
     return context
 
 
@@ -80,17 +89,28 @@ def enrol(url: str, authority: bytes, enrolment: Enrolment) -> Enrolled:
     return messages.decode(_plain_call(url, tls_context(authority), "POST", "/v1/enrolments", body), Enrolled)
 
 
-def clock_offset(url: str, authority: bytes) -> tuple[float, float]:
+def clock_offset(url: str, authority: bytes, credential: Path | None = None) -> tuple[float, float]:
     """How many seconds the hub's clock is ahead of this one, and how long the question took.
+
+    `credential` is the file of the key and certificate to show, where the hub asks for one.
 
     Raises:
         UnavailableError: No answer.
     """
     started = time.time()
-    answer = _plain_call(url, tls_context(authority), "GET", "/healthz", b"")
+    answer = _plain_call(url, tls_context(authority, credential), "GET", "/healthz", b"")
     took = time.time() - started
     hub_time = float(msgspec.json.decode(answer, type=dict[str, object])["time"])  # type: ignore[arg-type]
     return hub_time - started - took / 2, took
+
+
+def fetch_signer(url: str, context: ssl.SSLContext) -> bytes:
+    """The certificate under which the hub signs its answers, unverified.
+
+    Raises:
+        UnavailableError: No answer.
+    """
+    return _plain_call(url, context, "GET", "/v1/signer", b"")
 
 
 def _plain_call(url: str, context: ssl.SSLContext, method: str, target: str, body: bytes) -> bytes:
@@ -103,7 +123,8 @@ def _plain_call(url: str, context: ssl.SSLContext, method: str, target: str, bod
     except ssl.SSLCertVerificationError as error:
         raise CryptoError(f"the hub's certificate is not valid: {error.verify_message}") from None
     except BROKEN as error:
-        raise UnavailableError(f"no answer from {host}:{port}: {type(error).__name__}") from None
+        reason = getattr(error, "reason", None) if isinstance(error, ssl.SSLError) else None
+        raise UnavailableError(f"no answer from {host}:{port}: {reason or type(error).__name__}") from None
     finally:
         connection.close()
     if response.status >= 400:

@@ -2,15 +2,14 @@
 
 Each thread has its own connection, kept open. A request names its method, path, body digest, time and
 a nonce under the caller's signature; the hub's boot challenge is the signature's tag, so that a request
-recorded before a restart of the hub is worth nothing after it. Nothing is retried here except a request
-that carried the challenge of an earlier boot; blobs resume where they broke off.
+recorded before a restart of the hub is worth nothing after it. The hub signs its answers in return. Nothing
+is retried here except a request that carried the challenge of an earlier boot, or the signature of a key that
+was replaced meanwhile; blobs resume where they broke off.
 """
 
-import base64
 import hashlib
 import http.client
 import os
-import secrets
 import ssl
 import threading
 import time
@@ -20,8 +19,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from wardround.crypto import http_signature, signing
-from wardround.errors import CodecError, CryptoError, UnavailableError
+from wardround.errors import CodecError, CryptoError, SignatureError, UnavailableError, WardroundError
 from wardround.ids import Digest, RunId, SiteId, StudyId
 from wardround.protocol import messages
 from wardround.protocol.messages import (
@@ -30,10 +28,13 @@ from wardround.protocol.messages import (
     CohortAnswer,
     Contribution,
     Decision,
+    Enrolled,
     Identity,
     PairAnswer,
+    Problem,
     Proposal,
     Receipt,
+    Renewal,
     RunStatus,
     StudyStatus,
     TaskRequest,
@@ -41,7 +42,9 @@ from wardround.protocol.messages import (
 from wardround.protocol.plan import BlobRef, SignedPlan
 from wardround.secagg.opening import Evidence
 from wardround.secagg.roster import RosterMember, SignedRoster
-from wardround.transport.connection import BROKEN, PIECE, address, connect, error_of, problem_of, tls_context
+from wardround.transport.connection import BROKEN, PIECE, address, connect, error_of, problem_of
+from wardround.transport.credential import Credential
+from wardround.transport.session import Session, Signed
 
 __all__ = ["HttpHub"]
 
@@ -55,14 +58,16 @@ class HttpHub:
     """A hub seen by one enrolled identity; fills `wardround.ports.HubClient`."""
 
     def __init__(
-        self, url: str, *, name: SiteId, key: signing.PrivateKey, authority: bytes, timeout_seconds: float = 60.0
+        self, url: str, *, name: SiteId, credential: Credential, authority: bytes, timeout_seconds: float = 60.0
     ) -> None:
         self._host, self._port = address(url)
-        self._name, self._key = name, key
-        self._context = tls_context(authority)
+        self.session = Session(url, name=name, held=credential, authority=authority)
         self._timeout = timeout_seconds
         self._local = threading.local()
-        self._challenge = "none"
+
+    def renew(self, renewal: Renewal) -> Enrolled:
+        """Have another connection key certified; see `wardround.transport.renewing`."""
+        return self._message("POST", "/v1/renewals", renewal, Enrolled)
 
     def next_task(self, request: TaskRequest) -> Assignment | None:
         """See `wardround.ports.HubClient`."""
@@ -170,10 +175,10 @@ class HttpHub:
         return messages.decode(self._call(method, target, body), kind)
 
     def _call(self, method: str, target: str, body: bytes = b"") -> bytes:
-        for _ in range(4):
+        for _ in range(5):
             is_kept = getattr(self._local, "connection", None) is not None
             try:
-                response = self._send(method, target, body)
+                response, sent = self._send(method, target, body)
                 answer = response.read(messages.MAX_MESSAGE_BYTES + 1)
             except ssl.SSLCertVerificationError as error:
                 self.close()
@@ -182,47 +187,38 @@ class HttpHub:
                 self.close()
                 if is_kept and isinstance(error, (http.client.RemoteDisconnected, BrokenPipeError)):
                     continue  # The hub closed it while nobody spoke; every command has an id, so it may come twice.
-                raise UnavailableError(f"the hub did not answer: {type(error).__name__}") from None
+                raise _refusal(error) from None
+            self.session.check(response, answer, sent)
             if response.status < 400:
                 return answer
-            problem = problem_of(response.status, answer)
-            if not problem.challenge or problem.challenge == self._challenge:
-                raise error_of(problem)
-            self._challenge = problem.challenge
+            self._overcome(problem_of(response.status, answer), sent)
         raise UnavailableError("the hub keeps changing its challenge")
+
+    def _overcome(self, problem: Problem, sent: Signed) -> None:
+        """Raise what a refusal says, unless the same request, signed anew, may be accepted."""
+        if problem.challenge and problem.challenge != self.session.challenge:
+            self.session.challenge = problem.challenge
+        elif problem.type != SignatureError.code or not self.session.switch(sent.key):
+            raise error_of(problem)
 
     def _send(
         self, method: str, target: str, body: bytes, extra: dict[str, str] | None = None
-    ) -> http.client.HTTPResponse:
+    ) -> tuple[http.client.HTTPResponse, Signed]:
         digest = hashlib.sha256(body).digest() if body else _EMPTY
-        headers = {**self._signed(method, target, digest), **(extra or {})}
+        sent = self.session.sign(method, target, digest)
+        headers = {**sent.headers, **(extra or {})}
         if body:
             headers["content-type"] = "application/msgpack"
         connection = self._connection()
         connection.request(method, target, body=body or None, headers=headers)
-        return connection.getresponse()
-
-    def _signed(
-        self, method: str, target: str, digest: bytes, *, whole: bool = False, content_range: str = ""
-    ) -> dict[str, str]:
-        return http_signature.sign(
-            method=method,
-            target=target,
-            digest=digest,
-            created=int(time.time()),
-            nonce=base64.urlsafe_b64encode(secrets.token_bytes(18)).decode(),
-            tag=self._challenge,
-            keyid=self._name,
-            key=self._key,
-            whole=whole,
-            content_range=content_range,
-        )
+        return connection.getresponse(), sent
 
     def _connection(self) -> http.client.HTTPSConnection:
-        connection = getattr(self._local, "connection", None)
-        if connection is None or connection.sock is None:
-            connection = connect(self._host, self._port, self._context, self._timeout)
-            self._local.connection = connection
+        connection, way = getattr(self._local, "connection", None), self.session.way
+        if connection is None or connection.sock is None or self._local.number != way.number:
+            self.close()
+            connection = connect(self._host, self._port, way.context, self._timeout)
+            self._local.connection, self._local.number = connection, way.number
         return connection
 
     def _pieces(self, target: str, size: int) -> Iterator[memoryview]:
@@ -245,16 +241,15 @@ class HttpHub:
 
     def _get_from(self, target: str, start: int) -> http.client.HTTPResponse:
         for _ in range(3):
-            response = self._send("GET", target, b"", {"range": f"bytes={start}-"} if start else None)
+            response, sent = self._send("GET", target, b"", {"range": f"bytes={start}-"} if start else None)
             if response.status in {200, 206}:
                 if (response.status == 206) != bool(start):
                     self.close()
                     raise UnavailableError("the hub does not resume downloads")
                 return response
-            problem = problem_of(response.status, response.read(65536))
-            if not problem.challenge or problem.challenge == self._challenge:
-                raise error_of(problem)
-            self._challenge = problem.challenge
+            answer = response.read(65536)
+            self.session.check(response, answer, sent)
+            self._overcome(problem_of(response.status, answer), sent)
         raise UnavailableError("the hub keeps changing its challenge")
 
     def _offset(self, target: str, size: int) -> int:
@@ -265,19 +260,20 @@ class HttpHub:
     def _send_part(self, target: str, ref: BlobRef, source: int, start: int) -> None:
         for _ in range(3):
             content_range = f"bytes {start}-{ref.size - 1}/{ref.size}"
-            headers = self._signed("PUT", target, bytes.fromhex(ref.digest), whole=True, content_range=content_range)
-            headers |= {"content-range": content_range, "content-length": str(ref.size - start)}
+            digest = bytes.fromhex(ref.digest)
+            sent = self.session.sign("PUT", target, digest, whole=True, content_range=content_range)
+            headers = {"content-range": content_range, "content-length": str(ref.size - start), **sent.headers}
             headers["content-type"] = "application/octet-stream"
-            status, answer = self._stream(target, headers, source, start, ref.size)
-            if status < 300:
+            response, answer = self._stream(target, headers, source, start, ref.size)
+            self.session.check(response, answer, sent)
+            if response.status < 300:
                 return
-            problem = problem_of(status, answer)
-            if not problem.challenge or problem.challenge == self._challenge:
-                raise error_of(problem)
-            self._challenge = problem.challenge
+            self._overcome(problem_of(response.status, answer), sent)
         raise UnavailableError("the hub keeps changing its challenge")
 
-    def _stream(self, target: str, headers: dict[str, str], source: int, start: int, stop: int) -> tuple[int, bytes]:
+    def _stream(
+        self, target: str, headers: dict[str, str], source: int, start: int, stop: int
+    ) -> tuple[http.client.HTTPResponse, bytes]:
         connection = self._connection()
         connection.putrequest("PUT", target, skip_accept_encoding=True)
         for name, value in headers.items():
@@ -295,15 +291,22 @@ class HttpHub:
             # The hub may have refused early and closed; its answer says why, if it got through.
             return self._early_answer(connection)
         response = connection.getresponse()
-        status, answer = response.status, response.read(65536)
-        if status != _CREATED:
+        answer = response.read(65536)
+        if response.status != _CREATED:
             self.close()  # The hub may not have read the whole body; then it hangs up after its answer.
-        return status, answer
+        return response, answer
 
-    def _early_answer(self, connection: http.client.HTTPSConnection) -> tuple[int, bytes]:
+    def _early_answer(self, connection: http.client.HTTPSConnection) -> tuple[http.client.HTTPResponse, bytes]:
         response = connection.getresponse()
-        status, answer = response.status, response.read(65536)
+        answer = response.read(65536)
         self.close()
-        if status < 300:
+        if response.status < 300:
             raise ConnectionResetError
-        return status, answer
+        return response, answer
+
+
+def _refusal(error: Exception) -> WardroundError:
+    reason = str(getattr(error, "reason", "")) if isinstance(error, ssl.SSLError) else ""
+    if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
+        return CryptoError(f"the hub does not take this machine's certificate ({reason}); see `wardround doctor`")
+    return UnavailableError(f"the hub did not answer: {type(error).__name__}")

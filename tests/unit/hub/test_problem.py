@@ -15,17 +15,24 @@ STATUS = {
     "protocol/not-found": 404,
     "protocol/forbidden": 403,
     "protocol/invite": 403,
+    "protocol/login": 401,
+    "protocol/step-up": 401,
     "protocol/peer": 409,
     "crypto": 401,
     "crypto/signature": 401,
     "crypto/stale-request": 401,
     "crypto/challenge": 401,
     "crypto/digest-mismatch": 422,
+    "crypto/audit": 422,
+    "crypto/attestation": 403,
     "codec": 400,
+    "codec/package": 400,
     "codec/tensor-mismatch": 422,
     "policy": 403,
     "policy/budget": 403,
     "policy/ledger": 403,
+    "policy/sandbox": 403,
+    "policy/egress": 403,
 }
 
 
@@ -57,3 +64,9 @@ def test_the_answer_is_problem_json() -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     assert msgspec.json.decode(answer.body, type=Problem) == problem
     assert problem.challenge == "abc"
+
+
+def test_only_a_login_that_is_not_enough_is_told_what_would_be() -> None:
+    for kind in errors.all_errors():
+        answer = response(problem_of(kind("x"), now=1.0), login="DPoP max_age=900")
+        assert ("www-authenticate" in answer.headers) is (kind is errors.StepUpError)

@@ -11,7 +11,7 @@ from wardround.crypto import signing
 from wardround.errors import ConfigError, CryptoError, InviteError
 from wardround.ids import Digest, SiteId
 from wardround.protocol.invite import Invite, format_invite, parse_invite
-from wardround.transport import enrolling, http
+from wardround.transport import connection, credential, enrolling, http
 
 INVITE = Invite(SiteId("arran"), "site", "https://hub.example.org:8443", Digest("a" * 64), "secret")
 PREFIX = "wardround-invite-"
@@ -84,10 +84,10 @@ def test_an_invite_for_another_role_is_refused_before_the_hub_is_asked() -> None
 )
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ConfigError, match="looks like"):
-        http.HttpHub(url, name=SiteId("arran"), key=signing.generate(), authority=b"")
+        http.HttpHub(url, name=SiteId("arran"), credential=credential.bare(signing.generate()), authority=b"")
 
 
 @pytest.mark.parametrize("authority", [b"", b"no certificate", b"\xff\xfe"])
 def test_an_authority_that_is_no_certificate(authority: bytes) -> None:
     with pytest.raises((CryptoError, ConfigError)):
-        http.tls_context(authority)
+        connection.tls_context(authority)

@@ -6,6 +6,7 @@ import pytest
 
 from wardround.crypto import signing
 from wardround.errors import UnavailableError
+from wardround.transport import connection, credential
 from wardround.transport import http as transport
 
 
@@ -49,8 +50,10 @@ def hub(monkeypatch):
             return made[-1]
 
         monkeypatch.setattr(transport, "connect", connect)
-        monkeypatch.setattr(transport, "tls_context", lambda _authority: None)
-        return transport.HttpHub("https://127.0.0.1:1", name="a", key=signing.generate(), authority=b""), made
+        monkeypatch.setattr(connection, "tls_context", lambda *_: None)
+        monkeypatch.setattr(transport.Session, "check", lambda *_: None)
+        held = credential.bare(signing.generate())
+        return transport.HttpHub("https://127.0.0.1:1", name="a", credential=held, authority=b""), made
 
     return open_with
 
@@ -60,7 +63,7 @@ def test_a_kept_connection_that_was_closed_is_opened_again(hub):
     assert opened._call("GET", "/x") == b"answer"
     made[0].breaks = [http.client.RemoteDisconnected("")]
     assert opened._call("GET", "/x") == b"answer"
-    assert [connection.requests for connection in made] == [2, 1]
+    assert [one.requests for one in made] == [2, 1]
 
 
 def test_a_new_connection_that_breaks_is_not_tried_again(hub):
