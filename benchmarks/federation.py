@@ -66,7 +66,7 @@ def federation(nodes: int, *, process: Sequence[str] = ("benchmarks.node_process
     """A hub and `nodes` nodes, each a process of this module with these arguments, in a temporary folder."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wardround-benchmark-", dir=os.getcwd())))
-        hub.init(place / "hub", listen=f"127.0.0.1:{_free_port()}", hosts=["127.0.0.1"])
+        hub.init(place / "hub", listen=f"127.0.0.1:{_free_port()}", hosts=["127.0.0.1"], people="none")
         processes = {
             "hub": stack.enter_context(_process(["wardround", "hub", "serve", str(place / "hub")], place / "hub.log"))
         }
@@ -87,7 +87,7 @@ def federation(nodes: int, *, process: Sequence[str] = ("benchmarks.node_process
 
 def _enrolled(place: Path, name: str, officer: signing.PrivateKey) -> RosterMember:
     """Enrol a node that trusts this officer, with a few records; its public keys."""
-    node.enrol(place / name, hub.invite(place / "hub", SiteId(name), "site", 600.0))
+    node.enrol(place / name, hub.invite(place / "hub", SiteId(name), "site", 600.0), people="none")
     (place / name / "records.csv").write_text("x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
     settings = place / name / "node.toml"
     key = signing.public_bytes(officer.public_key()).hex()

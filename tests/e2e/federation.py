@@ -145,7 +145,7 @@ class Federation:
     def __init__(self, place: Path, *, hub_folder: Path | None = None) -> None:
         self.place, self.hub_folder = place, hub_folder or place / "hub"
         listen, public = (f"127.0.0.1:{free_port()}" for _ in range(2))
-        hub_setup.init(self.hub_folder, listen=listen, listen_public=public, hosts=["127.0.0.1"])
+        hub_setup.init(self.hub_folder, listen=listen, listen_public=public, hosts=["127.0.0.1"], people="none")
         config = hub_setup.load_config(self.hub_folder)
         self.url, self.url_public = config.url, config.url_public
         self.authority = (self.hub_folder / "authority.crt").read_bytes()
@@ -176,7 +176,7 @@ class Federation:
     def enrol_site(self, name: str) -> Path:
         """Enrol a site; its node is not started."""
         folder = self.place / name
-        node_setup.enrol(folder, self.invite(name))
+        node_setup.enrol(folder, self.invite(name), people="none")
         self.nodes[name] = Process("node", "run", folder, "--log-json", log=self.place / f"{name}.log")
         return folder
 

@@ -152,7 +152,6 @@ class Hub:
         hub_setup.init(
             folder, listen=f"127.0.0.1:{free_port()}", hosts=["localhost"], listen_public=f"127.0.0.1:{port}"
         )
-        write_private(folder / "people.toml", b'provider = "local"\n')
         self.folder, self.port, self.url = folder, port, f"https://localhost:{port}"
         settings = hub_people.people_settings(folder)
         self.database = open_database(f"sqlite:///{folder}/state/hub.sqlite")

@@ -58,6 +58,7 @@ def demo(data: str, data_folder: str, folder: str, report: str, json_: bool) -> 
     console = Console(quiet=json_)
     phases: dict[str, float] = {}
     place = _fresh(Path(folder))
+    os.environ["WARDROUND_HOME"] = str(place.resolve() / "people")  # the stewards of the demo log in there
     heart = Path(data_folder) / "heart_disease_uci"
     dataset = demo_data.DATASETS[data](heart if heart.exists() else Path(data_folder))
     with ExitStack() as stack:
@@ -85,7 +86,12 @@ def _federation(place: Path, dataset: "Dataset", stack: ExitStack) -> "Researche
     from wardround.node import setup as node
     from wardround.sdk import client
 
-    hub.init(place / "hub", listen=f"127.0.0.1:{_free_port()}", hosts=["127.0.0.1"])
+    hub.init(
+        place / "hub",
+        listen=f"127.0.0.1:{_free_port()}",
+        listen_public=f"127.0.0.1:{_free_port()}",
+        hosts=["127.0.0.1"],
+    )
     stack.enter_context(_process(["hub", "serve", str(place / "hub")], place / "hub.log"))
     url = hub.load_config(place / "hub").url_public
     _wait_for(url, place / "hub.log")
@@ -105,6 +111,7 @@ def _federation(place: Path, dataset: "Dataset", stack: ExitStack) -> "Researche
 
 def _approved_study(place: Path, dataset: "Dataset", researcher: "Researcher") -> "tuple[Study, RunId]":
     import wardround
+    from wardround.cli.presenting import present, stand_in
     from wardround.node import setup as node
 
     study = wardround.declare(
@@ -129,7 +136,9 @@ def _approved_study(place: Path, dataset: "Dataset", researcher: "Researcher") -
     for name in dataset.hospitals:
         opened = node.open_node(place / name)
         opened.approvals.review(status.study)
-        opened.approvals.decide(status.study, "approve", person="demo steward", reason="demo")
+        stand_in(place / name, "steward", ("steward",))
+        who = present(place / name, "approve", about=status.study)
+        opened.approvals.decide(status.study, "approve", person=who, reason="demo")
         opened.vault.close()
     return study, researcher.status(status.study).runs[-1]
 

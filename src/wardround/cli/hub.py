@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["hub"]
 
+_PEOPLE = "Whether releases and revocations take a person's login with an account of this hub, or a key alone."
 _ROLES: "dict[str, Role]" = {"site": "site", "researcher": "researcher", "operator": "operator"}
 
 
@@ -27,13 +28,14 @@ def hub() -> None:
 @click.option("--listen", default="127.0.0.1:8443", show_default=True, help="Address and port to listen on.")
 @click.option("--listen-public", default="", help="The same for newcomers and people [default: the next port].")
 @click.option("--host", "hosts", multiple=True, help="Name or address by which nodes reach the hub; repeatable.")
+@click.option("--people", type=click.Choice(["local", "none"]), default="local", show_default=True, help=_PEOPLE)
 @as_json
-def init(folder: str, listen: str, listen_public: str, hosts: tuple[str, ...], json_: bool) -> None:
+def init(folder: str, listen: str, listen_public: str, hosts: tuple[str, ...], people: str, json_: bool) -> None:
     """Make a hub in FOLDER: a certificate authority, keys and settings."""
     from wardround.hub import setup
 
     names = list(hosts) or [listen.rpartition(":")[0]]
-    setup.init(Path(folder), listen=listen, hosts=names, listen_public=listen_public)
+    setup.init(Path(folder), listen=listen, hosts=names, listen_public=listen_public, people=people)
     config = setup.load_config(Path(folder))
     found = {"folder": folder, "url": config.url, "url_public": config.url_public}
     show(json_, found, f"Made a hub in {folder}. Start it: wardround hub serve {folder}")
@@ -75,9 +77,11 @@ def invite(name: str, folder: str, role: str, hours: float, json_: bool) -> None
 @as_json
 def revoke(name: str, folder: str, json_: bool) -> None:
     """Refuse the enrolled NAME from now on, and end what it is waiting for."""
+    from wardround.cli.presenting import present
     from wardround.hub import setup
     from wardround.ids import site_id
 
+    present(Path(folder), "revoke", about=name)
     setup.revoke(Path(folder), site_id(name))
     show(json_, {"revoked": name}, f"{name} is refused from now on.")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wardround.services.issuer import Tokens
     from wardround.services.people import Person
     from wardround.services.sign_in import Authentication
+    from wardround.transport.http import HttpHub
     from wardround.transport.oidc import Granted, RelyingParty
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "proof_headers",
     "proven",
     "relying_party",
+    "speaks_for",
     "stand_in",
 ]
 
@@ -114,6 +116,20 @@ def proof_headers(url: str, method: str, address: str) -> dict[str, str]:
         session = keep_granted(session, relying_party(session).refresh(session.refresh_token, key))
     proof = dpop.prove(key, method, address, jti=secrets.token_urlsafe(16), now=time.time(), token=session.access_token)
     return {"authorization": f"DPoP {session.access_token}", "dpop": proof}
+
+
+def speaks_for(hub: "HttpHub", url: str) -> None:
+    """Let whoever is logged in at the hub of this address give the commands that `hub` sends; nobody, if nobody is."""
+    try:
+        sessions.load(url)
+    except LoginError:
+        return
+
+    def headers(method: str, address: str) -> tuple[str, str]:
+        made = proof_headers(url, method, address)
+        return made["authorization"], made["dpop"]
+
+    hub.person = headers
 
 
 def log_in_anew(folder: Path, done: "Authentication") -> Session:

@@ -165,7 +165,10 @@ def _action(name: Any, words: str) -> None:
     @_folder
     @as_json
     def act(prefix: str, reason: str, folder: str, json_: bool) -> None:
+        from wardround.cli.presenting import speaks_for
+
         researcher = _connect(folder)
+        speaks_for(researcher.hub, researcher.config.hub_public or researcher.config.hub)
         status = researcher.act(researcher.status(prefix).study, name, reason)
         show(json_, status, f"{status.title}: {status.phase}")
 
@@ -173,6 +176,21 @@ def _action(name: Any, words: str) -> None:
 _action("start", "Start STUDY with the sites that approved so far.")
 _action("release", "Release the evaluated STUDY's model.")
 _action("withdraw", "Take STUDY back; its run stops.")
+
+
+@study.command()
+@click.argument("prefix", metavar="STUDY")
+@click.option("--to", "target", required=True, type=click.Path(dir_okay=False), help="The bundle to write.")
+@_folder
+@as_json
+def export(prefix: str, target: str, folder: str, json_: bool) -> None:
+    """Write STUDY with all that its plan names as one signed bundle, for a machine without a network."""
+    from wardround.sdk import carrying, client
+
+    researcher = _connect(folder)
+    study_id = researcher.status(prefix).study
+    index = carrying.export_study(researcher, client.own_certificate(Path(folder)), study_id, Path(target))
+    show(json_, index, target)
 
 
 @study.command()

@@ -14,7 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from wardround.errors import CodecError, WardroundError, WrongChallengeError
+from wardround.hub import resources
+from wardround.hub.authentication import Caller
 from wardround.hub.problem import packed, problem_of, response
+from wardround.hub.route import permit
 from wardround.hub.signing_answers import AnswerSigner
 from wardround.protocol import messages
 from wardround.protocol.messages import Renewal
@@ -46,6 +49,8 @@ async def _renew(request: Request) -> Response:
         query = request.url.query
         target = f"{request.url.path}?{query}" if query else request.url.path
         name = await state.threads(identity.renewals.check, request.method, target, request.headers, digest)
+        role = (await state.threads(state.enrolments.identity, name)).role
+        await state.threads(permit, request, state, Caller(name, role, digest), "renew", resources.OWN_KEY, body)
         renewed = await state.threads(identity.renewals.renew, name, messages.decode(body, Renewal))
     except WardroundError as error:
         challenge = state.authentication.challenge if isinstance(error, WrongChallengeError) else ""

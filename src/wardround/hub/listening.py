@@ -31,6 +31,8 @@ PUBLIC: tuple[str, ...] = (
     "/v1/enrolments",
     "/v1/renewals",
     "/v1/signer",
+    "/.well-known/openid-configuration",
+    "/people/",
 )
 """Addresses of the public door; one that ends in a slash stands for everything below it."""
 

@@ -7,23 +7,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
+from starlette.requests import Request
 
+from wardround.authorization import shipped
 from wardround.codec import canonical
 from wardround.config import HubConfig, load, secret
 from wardround.crypto import certificate
 from wardround.errors import ConfigError, WardroundError
-from wardround.hub import authorities, identity_routes
+from wardround.hub import authorities, identity_routes, people_routes
 from wardround.hub.app import create_app
 from wardround.hub.authentication import Authentication
 from wardround.hub.bell import Bell
 from wardround.hub.cluster import RayPool
 from wardround.hub.listening import Doors, check_free
+from wardround.hub.people import HubPeople, open_people, people_settings
 from wardround.hub.signing_answers import AnswerSigner, Revocations, SignedAnswers
 from wardround.hub.state import HubState
 from wardround.ids import SiteId
 from wardround.protocol.invite import Invite, format_invite
 from wardround.protocol.messages import Role
 from wardround.protocol.run import Phase, Run
+from wardround.services import people
+from wardround.services.circumstances import is_strong
 from wardround.services.coordinator import Coordinator
 from wardround.services.enrolment import Enrolments
 from wardround.services.renewal import Renewals
@@ -53,8 +58,10 @@ tls_key = "file:keys/tls.key"
 """
 
 
-def init(folder: Path, *, listen: str, hosts: list[str], listen_public: str = "") -> None:
+def init(folder: Path, *, listen: str, hosts: list[str], listen_public: str = "", people: str = "local") -> None:
     """Make a hub's folder: a CA, a TLS key and certificate for `hosts`, and the settings.
+
+    `people` is how researchers and operators log in: local accounts, or none, where their keys alone speak for them.
 
     `listen_public` is the next port after that of `listen` where it is not given.
 
@@ -81,6 +88,7 @@ def init(folder: Path, *, listen: str, hosts: list[str], listen_public: str = ""
         url=f"https://{host}:{port}",
         url_public=f"https://{host}:{port_public}",
     )
+    write_private(folder / "people.toml", f'provider = "{people}"\n'.encode())
     write_private(folder / "hub.toml", settings.encode())
 
 
@@ -148,7 +156,7 @@ async def serve(folder: Path, *, stop: asyncio.Event) -> None:
         check_free(place)
     authorities.renew_tls(folder, config, clock.now())
     secret(config.tls_key, folder, os.environ)
-    app = create_app(lambda loop: open_state(folder, config, loop))
+    app = create_app(lambda loop: open_state(folder, config, loop), people_routes.routes(_login))
     app.router.routes.extend(identity_routes.ROUTES)
     async with app.router.lifespan_context(app):
         state: HubState = app.state.hub
@@ -194,6 +202,11 @@ async def _keep_certificates(
             _log.error("certificates could not be renewed: mend this before they end", code=error.code)
 
 
+def _login(request: Request) -> HubPeople | None:
+    state: HubState = request.app.state.hub
+    return state.login
+
+
 def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop) -> HubState:
     """Wire one hub together on this event loop."""
     clock, bell = SystemClock(), Bell(loop)
@@ -232,6 +245,9 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         pool=RayPool(config.cluster) if config.cluster else None,
         entropy=SystemEntropy(),
     )
+    settings = people_settings(folder)
+    login = open_people(folder, settings, database, url=config.url_public, environ=os.environ)
+    own = folder / "policy.cedar"
     challenge = secrets.token_urlsafe(12)
     window = config.request_window_seconds
     return HubState(
@@ -246,6 +262,11 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         rosters=rosters,
         bell=bell,
         executor=ThreadPoolExecutor(max_workers=4, thread_name_prefix="hub"),
+        authorizer=shipped.hub(own.read_text() if own.exists() else ""),
+        login=login,
+        people=login.desk.logins if login is not None else None,
+        strong=lambda person: person.acr in settings.step_up.acr or is_strong(person),
+        login_challenge=people.challenge(settings.step_up),
     )
 
 

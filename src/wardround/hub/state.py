@@ -14,6 +14,7 @@ from wardround.authorization.decide import Authorizer, Decision
 from wardround.config import HubConfig
 from wardround.hub.authentication import Authentication, People
 from wardround.hub.bell import Bell
+from wardround.hub.people import HubPeople
 from wardround.ids import SiteId
 from wardround.ports import Blobs, Clock
 from wardround.services.circumstances import LoggedIn, is_strong
@@ -51,7 +52,7 @@ class HubState:
     `authorizer` has the policies in force. `on_decision` is told every decision before anything follows from it, off
     the event loop; where it raises, nothing follows. `people` checks people's tokens, `strong` says whether a login had
     a second factor, `attested` whether a machine has shown what it runs. `login_challenge` is what
-    a refused login is told to do (RFC 9470).
+    a refused login is told to do (RFC 9470). `login` is where people log in here, if they do.
     """
 
     config: HubConfig
@@ -69,6 +70,7 @@ class HubState:
     authorizer: Authorizer = field(default_factory=shipped.hub)
     on_decision: Callable[[Decision], None] | None = None
     people: People | None = None
+    login: HubPeople | None = None
     strong: Callable[[LoggedIn], bool] = is_strong
     attested: Callable[[SiteId], bool] = lambda _: False
     login_challenge: str = 'DPoP error="insufficient_user_authentication", max_age="900"'

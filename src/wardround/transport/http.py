@@ -13,7 +13,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
@@ -62,8 +62,10 @@ class HttpHub:
     ) -> None:
         self._host, self._port = address(url)
         self.session = Session(url, name=name, held=credential, authority=authority)
-        self._timeout = timeout_seconds
+        self._url, self._timeout = url.rstrip("/"), timeout_seconds
         self._local = threading.local()
+        self.person: Callable[[str, str], tuple[str, str]] | None = None
+        """Who gives commands: their ``authorization`` and ``dpop`` for a method and address, made anew each time."""
 
     def renew(self, renewal: Renewal) -> Enrolled:
         """Have another connection key certified; see `wardround.transport.renewing`."""
@@ -133,7 +135,7 @@ class HttpHub:
     def act(self, study: StudyId, action: Literal["start", "release", "withdraw"], reason: str) -> StudyStatus:
         """See `wardround.ports.HubClient`."""
         body = msgspec.msgpack.encode({"action": action, "reason": reason})
-        return messages.decode(self._call("POST", f"/v1/studies/{study}/actions", body), StudyStatus)
+        return messages.decode(self._call("POST", f"/v1/studies/{study}/actions", body, personal=True), StudyStatus)
 
     def run(self, run: RunId, *, after: int = 0, wait_seconds: float = 0.0) -> RunStatus:
         """See `wardround.ports.HubClient`."""
@@ -174,11 +176,11 @@ class HttpHub:
         body = messages.encode(message) if message is not None else b""
         return messages.decode(self._call(method, target, body), kind)
 
-    def _call(self, method: str, target: str, body: bytes = b"") -> bytes:
+    def _call(self, method: str, target: str, body: bytes = b"", *, personal: bool = False) -> bytes:
         for _ in range(5):
             is_kept = getattr(self._local, "connection", None) is not None
             try:
-                response, sent = self._send(method, target, body)
+                response, sent = self._send(method, target, body, personal=personal)
                 answer = response.read(messages.MAX_MESSAGE_BYTES + 1)
             except ssl.SSLCertVerificationError as error:
                 self.close()
@@ -202,10 +204,13 @@ class HttpHub:
             raise error_of(problem)
 
     def _send(
-        self, method: str, target: str, body: bytes, extra: dict[str, str] | None = None
+        self, method: str, target: str, body: bytes, extra: dict[str, str] | None = None, *, personal: bool = False
     ) -> tuple[http.client.HTTPResponse, Signed]:
         digest = hashlib.sha256(body).digest() if body else _EMPTY
-        sent = self.session.sign(method, target, digest)
+        token, proof = "", ""
+        if personal and self.person is not None:
+            token, proof = self.person(method, f"{self._url}{target}")
+        sent = self.session.sign(method, target, digest, authorization=token, dpop=proof)
         headers = {**sent.headers, **(extra or {})}
         if body:
             headers["content-type"] = "application/msgpack"
