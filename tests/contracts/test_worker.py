@@ -83,7 +83,7 @@ def working(plan, package=None, **options):
 
 
 def process_of(worker):
-    return worker._process._process.pid
+    return worker._process.started.pid
 
 
 def content(trained):
@@ -164,7 +164,7 @@ def test_a_worker_that_was_ready_long_ago_is_ready(tmp_path):
 
 
 def test_a_start_that_takes_too_long_is_given_up(tmp_path):
-    model, package = study("pass", setup="time.sleep(600)")
+    model, package = study("pass", setup="threading.Event().wait()")
     refused = pytest.raises(TrainingError, match=r"starting the worker process took more than 0\.1 s")
     with working(plan_of(model), package, startup_seconds=0.1) as worker, refused:
         worker.perform(1, "train", base_of(tmp_path), b"")
@@ -209,7 +209,7 @@ def test_code_that_does_not_parse_or_import_says_where(tmp_path):
     )
 
 
-@pytest.mark.parametrize("body", ["while True: pass", "time.sleep(600)"])
+@pytest.mark.parametrize("body", ["while True: pass", "threading.Event().wait()"])
 def test_the_clock_ends_a_round_that_takes_too_long(tmp_path, body):
     began = time.monotonic()
     model, package = study(body)
@@ -325,7 +325,7 @@ def test_answers_that_study_code_makes_up_are_refused(tmp_path):
     )
     framed = (len(data).to_bytes(4, "big") + data for data in map(msgspec.msgpack.encode, made_up))
     for answer in (b"\xff\xff\xff\xff", *framed):
-        error = failure(tmp_path, f"os.write({found}, {answer!r}); time.sleep(600)")
+        error = failure(tmp_path, f"os.write({found}, {answer!r}); threading.Event().wait()")
         assert isinstance(error, TrainingError)
         assert "interfered" in str(error) or str(error) == "training raised an exception"
 
@@ -352,7 +352,7 @@ def gone(process):
 @pytest.mark.parametrize("busy", [False, True])
 def test_no_process_outlives_its_node(tmp_path, busy):
     # The busy one holds the interpreter in native code, and has started a process of its own.
-    body = "if os.fork() == 0: time.sleep(600)\nsum(range(10**12))" if busy else "pass"
+    body = "if os.fork() == 0: threading.Event().wait()\nsum(range(10**12))" if busy else "pass"
     program = f"""
 import pathlib, sys, threading
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -365,7 +365,7 @@ if {busy}:
     threading.Thread(target=worker.perform, args=(1, "train", base, b""), daemon=True).start()
 else:
     worker.perform(1, "train", base, b"")
-print(worker._process._process.pid, flush=True)
+print(worker._process.started.pid, flush=True)
 threading.Event().wait()
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as node:

@@ -9,53 +9,47 @@ file; the update comes out through another, which node and worker share, so a mo
     update's file    ◀─ one mapping ────  vector, in place
     memory's file    ◀─ one mapping ───▶  what is remembered from round to round
     answer           ◀─ channel ────────  numbers and known words (wardround.training.channel)
+    violation        ◀─ launcher            which bound it ran into
 
-What the worker is denied today: the node's environment (its own is `ENVIRONMENT`), the node's open files,
-standard input and output, writing to files, core dumps, and more memory, processor time or wall time than
-the plan's limits. It dies with the node. Its errors reach the node as the name of a built-in exception and
-a line of study code. The node checks size, header and finiteness of every update.
-
-What it is not denied yet, because study code runs under the node's own user: reading the user's files and
-``/proc``, the network, starting processes (which die with it), and unlimited shared memory. It could also
-write to the update after the check; the hub checks again what it gets. The full sandbox (namespaces without
-network, a read-only file system, seccomp, a control group for memory) belongs in `_command`, which is where
-the process's command line is made: the worker needs nothing but the files it is handed and its Python.
+Who starts the process, and what it is denied, is the launcher's: `wardround.training.process.PlainLauncher` denies
+little, and is for the models that Wardround brings; those of `wardround.sandbox` contain code that nobody here has
+read. In either, the node's environment is not passed on (the worker's own is `ENVIRONMENT`), nor are its open files;
+nothing is read from standard input, printed, or written to files; there are no core dumps, and no more memory,
+processor time or wall time than the plan's limits. The process dies with the node. Its errors reach the node as the
+name of a built-in exception and a line of study code. The node checks size, header and finiteness of every update;
+where the launcher contains foreign code, the process is held while it does and until the next round, so that what was
+checked is what is sent. With a plain launcher study code could still write to the update after the check; the hub
+checks again what it gets.
 
 Not for use by two threads at once.
 """
 
 import builtins
 import contextlib
-import fcntl
 import hashlib
 import math
 import os
 import re
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from wardround import errors
 from wardround.clinical.table import StudyTable
 from wardround.codec import tensors
-from wardround.errors import CodecError, TensorMismatchError, TrainingError
+from wardround.errors import TensorMismatchError, TrainingError
 from wardround.ids import Digest, SiteId
-from wardround.ports import Trained
+from wardround.ports import Bounds, Launcher, Trained, Violation
 from wardround.protocol.messages import Evaluation, Kind
 from wardround.protocol.plan import BlobRef, CodePackage, Plan
-from wardround.training import channel as wire
 from wardround.training import metrics
 from wardround.training import package as code
 from wardround.training.bags import weight
-from wardround.training.channel import Answer, Done, Failed, Perform, Ready, Setup
+from wardround.training.channel import Answer, Done, Failed, Perform, Setup
 from wardround.training.memory import memory_bytes
+from wardround.training.process import PlainLauncher, Process, anonymous, sealed
 
 __all__ = ["ENVIRONMENT", "PytorchWorker"]
 
@@ -64,6 +58,7 @@ ENVIRONMENT = {"LANG": "C.UTF-8", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"
 
 _LEARNER = "wardround.training.learner:Learner"
 _PIECE = 1 << 18
+_SHARED_BYTES = 256 * 1024 * 1024  # what the interpreter, torch's own pages and the kernel take beside the plan's limit
 _PLACE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}:[0-9]{1,6}")
 
 
@@ -80,6 +75,8 @@ class PytorchWorker:
         package: The code package's bytes where the plan names one, otherwise None.
         learner: ``module:class`` of a `wardround.training.channel.Learner`; benchmarks name another.
         startup_seconds: How long loading may take.
+        launcher: Who starts and contains the process; a plain process where there is none.
+        report: Told of every bound that study code runs into, before the error is raised; for the audit log.
 
     Raises:
         DigestMismatchError: The package is not the one that the plan names.
@@ -95,11 +92,15 @@ class PytorchWorker:
         *,
         learner: str = _LEARNER,
         startup_seconds: float = 120.0,
+        launcher: Launcher | None = None,
+        report: Callable[[Violation], None] = lambda _violation: None,
     ) -> None:
         self._plan = plan
         self._header = tensors.header(plan.manifest)
         self._size = tensors.file_bytes(plan.manifest)
         self._startup_seconds = startup_seconds
+        self._launcher = launcher or PlainLauncher()
+        self._tell = report
         self._held_out = weight(plan, table, held_out=True)
         self._trained_on = weight(plan, table)
         self._setup = Setup(
@@ -117,13 +118,13 @@ class PytorchWorker:
         else:
             package = None
         records = ((table.features, "<f4"), (table.labels, "<f4"), (table.patients, "<i4"), (table.held_out, "?"))
-        self._inputs = [_sealed("records", [np.ascontiguousarray(*array).reshape(-1).view("B") for array in records])]
+        self._inputs = [sealed("records", [np.ascontiguousarray(*array).reshape(-1).view("B") for array in records])]
         if package is not None:
-            self._inputs.append(_sealed("package", [np.frombuffer(package, "B")]))
-        self._process: _Process | None = None
+            self._inputs.append(sealed("package", [np.frombuffer(package, "B")]))
+        self._process: Process | None = None
         self._closed = False
         size = memory_bytes(plan)
-        self._memory = _anonymous("memory", [], size)
+        self._memory = anonymous("memory", [], size)
         self._remembers = size > 0
         with contextlib.suppress(TrainingError):  # the first `perform` tries again
             self._start()
@@ -152,9 +153,10 @@ class PytorchWorker:
             process = self._process or self._start()
             self._accept(process.ready())
             began = time.monotonic()
-            answer = process.ask(Perform(number, kind, standardization, seed), files, self._plan.limits.worker_seconds)
+            asked = Perform(number, kind, standardization, seed)
+            answer, held = process.ask(asked, files, self._plan.limits.worker_seconds)
             found = self._evaluation(self._accept(answer))
-            ref = self._checked(process.update) if kind == "train" else None
+            ref = self._looked_at(process.update) if kind == "train" else None
         except BaseException:
             self._stop()
             raise
@@ -166,7 +168,7 @@ class PytorchWorker:
             update=process.update if ref else None,
             ref=ref,
             evaluation=found,
-            seconds=time.monotonic() - began,
+            seconds=time.monotonic() - began - held,
         )
 
     def close(self) -> None:
@@ -179,9 +181,19 @@ class PytorchWorker:
         while self._inputs:
             os.close(self._inputs.pop())
 
-    def _start(self) -> "_Process":
-        self._process = _Process(
-            self._header, self._size, self._setup, self._inputs, self._memory, self._startup_seconds
+    def _start(self) -> Process:
+        limit = self._plan.limits.worker_memory_bytes
+        records, *package = self._inputs
+        self._process = Process(
+            self._launcher,
+            _command(),
+            ENVIRONMENT,
+            Bounds(limit + self._size + os.fstat(self._memory).st_size + _SHARED_BYTES),
+            file=anonymous("update", [np.frombuffer(self._header, "B")], self._size),
+            setup=self._setup,
+            inputs=(records, self._memory, *package),
+            startup_seconds=self._startup_seconds,
+            report=self._report,
         )
         return self._process
 
@@ -199,8 +211,15 @@ class PytorchWorker:
             raise
         return file
 
+    def _report(self, violation: Violation) -> None:
+        # The models that Wardround brings may diverge or take too long; nobody is to be accused of that.
+        if isinstance(self._plan.model, CodePackage):
+            self._tell(violation)
+
     def _accept(self, answer: Answer) -> Answer:
         if isinstance(answer, Failed):
+            if answer.reason == "memory":
+                self._report(Violation("memory", "the worker asked for more memory than the plan allows"))
             raise _told(answer, self._plan.limits.worker_memory_bytes)
         return answer
 
@@ -210,6 +229,7 @@ class PytorchWorker:
             not isinstance(answer, Done)
             or not answer.metrics.keys() | answer.personal.keys() | answer.intervals.keys() <= known
         ):
+            self._report(Violation("channel", "the worker answered what was not asked"))
             raise TrainingError("the worker process answered out of turn: study code interfered with it")
         apart = answer.divergence
         numbers = [*answer.metrics.values(), *answer.personal.values()]
@@ -217,6 +237,7 @@ class PytorchWorker:
         numbers += [bound for interval in answer.intervals.values() for bound in interval]
         numbers += answer.appraisal
         if not all(value is None or math.isfinite(value) for value in numbers):
+            self._report(Violation("channel", "the worker answered with a number that is not finite"))
             raise TrainingError("the worker process sent a number that is not finite: study code interfered with it")
         return Evaluation(self._held_out, answer.metrics, answer.personal, apart, answer.intervals, answer.appraisal)
 
@@ -225,6 +246,13 @@ class PytorchWorker:
         start = os.pread(file, len(self._header), 0)
         if start != self._header:
             tensors.check_header(start, self._plan.manifest)
+
+    def _looked_at(self, update: int) -> BlobRef:
+        try:
+            return self._checked(update)
+        except TensorMismatchError as error:
+            self._report(Violation("update", str(error)))
+            raise
 
     def _checked(self, update: int) -> BlobRef:
         # Through reads into one small buffer: mapping the file would count its pages as the node's too.
@@ -242,95 +270,6 @@ class PytorchWorker:
         return BlobRef(Digest(digest.hexdigest()), self._size)
 
 
-class _Process:
-    """One process, from start to end, with its channel, its lifeline and the update's file."""
-
-    def __init__(
-        self, header: bytes, size: int, setup: Setup, inputs: list[int], memory: int, startup_seconds: float
-    ) -> None:
-        self._seconds = startup_seconds
-        self._deadline = time.monotonic() + startup_seconds
-        self._ready = False
-        self.update = _anonymous("update", [np.frombuffer(header, "B")], size)
-        self._channel, theirs = socket.socketpair()
-        lifeline, self._lifeline = os.pipe()
-        try:
-            self._process = subprocess.Popen(
-                _command(theirs.fileno(), lifeline),
-                env=ENVIRONMENT,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # what study code prints may hold records
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), lifeline),
-                start_new_session=True,  # with all that it starts it is one group, which ends together
-            )
-        except OSError as error:
-            self._close()
-            raise TrainingError(f"the worker process cannot be started: {error.strerror}") from None
-        finally:
-            theirs.close()
-            os.close(lifeline)
-        records, *package = inputs
-        try:
-            self._channel.settimeout(startup_seconds)
-            wire.send(self._channel, setup, (records, self.update, memory, *package))
-        except OSError:
-            pass  # it is gone already; `ready` finds out why
-
-    def ready(self) -> Answer:
-        if not self._ready:
-            # However long ago it started: an answer that is waiting is read.
-            deadline = max(self._deadline, time.monotonic() + 1.0)
-            answer = self._answer(deadline, f"starting the worker process took more than {self._seconds:g} s")
-            self._ready = isinstance(answer, Ready)
-            return answer
-        return Ready()
-
-    def ask(self, request: Perform, files: list[int], seconds: float) -> Answer:
-        deadline = time.monotonic() + seconds
-        late = f"a round's training may take {seconds:g} s by the clock, and took longer"
-        try:
-            self._channel.settimeout(seconds)
-            wire.send(self._channel, request, tuple(files))
-        except OSError:
-            raise TrainingError(self._end()) from None
-        return self._answer(deadline, late)
-
-    def end(self) -> None:
-        if self._process.returncode is None:
-            # First the signal, then the wait: until then the number is this group's alone.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._close()
-
-    def _close(self) -> None:
-        self._channel.close()
-        os.close(self._lifeline)
-        os.close(self.update)
-
-    def _answer(self, deadline: float, late: str) -> Answer:
-        try:
-            return wire.receive(self._channel, deadline)
-        except TimeoutError:
-            raise TrainingError(late) from None
-        except CodecError as error:
-            raise TrainingError(f"{error}: study code interfered with the worker process") from None
-        except EOFError:
-            raise TrainingError(self._end()) from None
-
-    def _end(self) -> str:
-        # A process whose channel has closed is past the point where our signal could change how it ended.
-        self.end()
-        status = self._process.returncode
-        if status == -signal.SIGXCPU:
-            return "a round's training used more processor time than the plan's worker_seconds"
-        if status == -signal.SIGKILL:
-            return "the worker process was killed: perhaps the machine ran out of memory"
-        return f"the worker process ended with {f'signal {-status}' if status < 0 else f'exit status {status}'}"
-
-
 def _opened(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -338,11 +277,9 @@ def _opened(path: str) -> int:
         raise TrainingError(f"a model's file cannot be opened: {error.strerror}") from None
 
 
-def _command(channel: int, lifeline: int) -> list[str]:
+def _command() -> list[str]:
     # -P and -s with an environment of our own are what -I is, but leave the hash seed; -B writes no bytecode.
-    # The sandbox's wrapper goes in front of this.
-    flags = ["-P", "-s", "-B"]
-    return [sys.executable, *flags, "-m", "wardround.training.worker_main", str(channel), str(lifeline)]
+    return [sys.executable, "-P", "-s", "-B", "-m", "wardround.training.worker_main"]
 
 
 def _told(failed: Failed, memory_bytes: int) -> Exception:
@@ -359,28 +296,3 @@ def _told(failed: Failed, memory_bytes: int) -> Exception:
             return TrainingError(f"the plan's model or code package cannot be loaded: {name}")
         case "code":
             return TrainingError(f"{'study code' if place else 'training'} raised {name}{place}")
-
-
-def _anonymous(name: str, parts: Iterable[npt.NDArray[np.uint8]], size: int, *, seals: int = 0) -> int:
-    # A file in memory; where the system has none, one without a name in the temporary folder.
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create(f"wardround-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        seals |= fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    else:
-        with tempfile.TemporaryFile() as temporary:
-            file = os.dup(temporary.fileno())
-        seals = 0
-    os.ftruncate(file, size)
-    place = 0
-    for part in parts:
-        done = 0
-        while done < part.size:
-            done += os.pwrite(file, part[done:].data, place + done)
-        place += done
-    if seals:
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
-    return file
-
-
-def _sealed(name: str, parts: list[npt.NDArray[np.uint8]]) -> int:
-    return _anonymous(name, parts, sum(part.size for part in parts), seals=getattr(fcntl, "F_SEAL_WRITE", 0))

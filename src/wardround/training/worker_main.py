@@ -1,7 +1,8 @@
 """The worker process: ``python -m wardround.training.worker_main CHANNEL LIFELINE``.
 
 Started by `wardround.training.worker`, with two open files: the channel, and the read end of a pipe whose
-write end only the node holds. It sets its own limits, then makes the learner, then performs round after
+write end only the node holds. In a container, which inherits no open files, the one argument is the path of a socket
+from which it receives the two. It sets its own limits, then makes the learner, then performs round after
 round; it ends after any failure, when the channel closes, and at once when the node dies (`_die_with`).
 
 Limits, set before any study code is loaded, hard so that study code cannot raise them (root could):
@@ -12,8 +13,8 @@ Limits, set before any study code is loaded, hard so that study code cannot rais
     RLIMIT_NOFILE   256         RLIMIT_CORE  0: no records in a core dump
     RLIMIT_FSIZE    0: nothing is written to any file except through the update's mapping
 
-Hazard: from `Learner(...)` on, study code runs in this very process. What it can still do, and what the
-sandbox will take from it, is said in `wardround.training.worker`.
+Hazard: from `Learner(...)` on, study code runs in this very process. What it can still do is the launcher's to say
+(`wardround.ports.Containment`).
 """
 
 import builtins
@@ -51,8 +52,9 @@ _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough mem
 
 def main(arguments: list[str]) -> None:
     """Serve one node until it is gone, or until something fails."""
-    channel = socket.socket(fileno=int(arguments[0]))
-    _die_with(int(arguments[1]))
+    first, lifeline = _received(arguments[0]) if len(arguments) == 1 else map(int, arguments)
+    channel = socket.socket(fileno=first)
+    _die_with(lifeline)
     try:
         request, files = wire.receive_with_files(channel)
         if not isinstance(request, Setup):
@@ -68,6 +70,13 @@ def main(arguments: list[str]) -> None:
         _serve(channel, learner, limits.worker_seconds)
     except (EOFError, ConnectionError):
         return
+
+
+def _received(path: str) -> list[int]:
+    with socket.socket(socket.AF_UNIX) as meeting:
+        meeting.connect(path)
+        _, files, _, _ = socket.recv_fds(meeting, 1, 2)
+        return files
 
 
 def _serve(channel: socket.socket, learner: Learner, seconds: float) -> None:
