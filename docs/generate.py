@@ -21,6 +21,8 @@ from wardround.protocol import messages, plan, policy
 from wardround.protocol import round as rounds
 from wardround.protocol import run as runs
 from wardround.protocol import study as studies
+from wardround.sandbox.settings import Pressure, SandboxSettings
+from wardround.services.people import PeopleSettings, StepUp
 from wardround.sources import event_mapping, mllp
 
 __all__ = ["pages"]
@@ -71,6 +73,10 @@ def _settings() -> Iterator[str]:
         (config.NodeConfig, "WARDROUND_NODE_"),
         (config.ResearcherConfig, "WARDROUND_RESEARCHER_"),
         (policy.SitePolicy, ""),
+        (SandboxSettings, ""),
+        (Pressure, ""),
+        (PeopleSettings, ""),
+        (StepUp, ""),
     ):
         yield f"## {kind.__name__}\n\n{' '.join((kind.__doc__ or '').split())}\n"
         if prefix:
