@@ -14,6 +14,7 @@ import msgspec
 from wardround.errors import ConfigError
 from wardround.ids import SiteId
 from wardround.protocol.policy import SitePolicy
+from wardround.sandbox.settings import SandboxSettings
 
 __all__ = ["HubConfig", "NodeConfig", "ResearcherConfig", "load", "secret"]
 
@@ -30,6 +31,10 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     these are reached. `client_certificates` is "proxy" where a load balancer ends TLS and checks certificates
     itself: then only the signatures of the requests say who sends them.
     `cluster` is the address of a Ray cluster that aggregates; empty: this machine's processors do.
+    `collateral` is the file of the vendors' collateral, which `collateral_quorum` of `collateral_officers` (public
+    keys, hexadecimal) must have signed: by it nodes' evidence is checked, and the keys of runs are released.
+    `attestation_key` signs attestation results. `confidential` says that this machine is a confidential one, whose
+    kernel gives evidence. Plans that demand what is not set here are refused.
     """
 
     listen: str = "127.0.0.1:8443"
@@ -48,6 +53,11 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     max_blob_bytes: int = 4 * 1024**3
     request_window_seconds: float = 300.0
     cluster: str = ""
+    collateral: str = ""
+    collateral_officers: tuple[str, ...] = ()
+    collateral_quorum: int = 1
+    attestation_key: str = "file:keys/attestation.key"
+    confidential: bool = False
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,6 +69,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     `officers` are the public keys (hexadecimal) of those whose signatures make a roster, `officer_quorum`
     how many of them must have signed. `dataset` is the name under which the privacy budget of this node's records is
     kept; what was spent stays under it, so another name is for other records.
+    `collateral` is the file of the vendors' collateral, which `collateral_quorum` of `collateral_officers` must have
+    signed: by it the hub's evidence is checked. `confidential` says that this machine is a confidential one, whose
+    kernel gives evidence.
     """
 
     name: SiteId
@@ -75,7 +88,13 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     state_key: str = "file:keys/state.key"
     mapping: str = "mapping.toml"
     dataset: str = "records"
+    witness_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
+    collateral: str = ""
+    collateral_officers: tuple[str, ...] = ()
+    collateral_quorum: int = 1
+    confidential: bool = False
     policy: SitePolicy = SitePolicy()
+    sandbox: SandboxSettings = SandboxSettings()
 
 
 class ResearcherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -35,6 +35,22 @@ __all__ = ["demo"]
 
 _WAIT_SECONDS = 60.0
 
+_NEVER_MAKES_ROOM = """
+# Four hospitals share this machine: none of them makes room for the others.
+[sandbox]
+idle = false
+
+[sandbox.pressure]
+processor_high = 100.0
+processor_low = 99.0
+memory_high = 100.0
+memory_low = 99.0
+disk_high = 100.0
+disk_low = 99.0
+load_high = 100.0
+load_low = 99.0
+"""
+
 
 @click.command()
 @click.option("--data", type=click.Choice(["biopsies", "heart"]), default="biopsies", show_default=True)
@@ -98,6 +114,8 @@ def _federation(place: Path, dataset: "Dataset", stack: ExitStack) -> "Researche
     folders = {name: place / name for name in dataset.hospitals}
     for name, folder in folders.items():
         node.enrol(folder, hub.invite(place / "hub", SiteId(name), "site", 600.0))
+        with (folder / "node.toml").open("a") as settings:
+            settings.write(_NEVER_MAKES_ROOM)
     demo_data.write(dataset, folders)
     for name, folder in folders.items():
         if (folder / demo_events.MESSAGES).exists():

@@ -125,9 +125,15 @@ def run(folder: str, log_json: bool) -> None:
     _hand_in_card(opened)
     agent = opened.agent()
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: _stop(opened, agent))
+        signal.signal(name, lambda *_: _stop(agent))
     click.echo(f"{opened.config.name} waits for tasks from {opened.config.hub}. Stop with Ctrl-C.", err=True)
-    agent.run()
+    try:
+        agent.run()
+    finally:
+        # Not where the signal came: what it interrupted may hold a lock that closing needs.
+        opened.participant.close()
+        opened.recording.auditing.close()
+        opened.hub.close()
 
 
 @node.command()
@@ -245,8 +251,6 @@ def _log_progress(what: str, task: Any) -> None:
     structlog.get_logger("wardround.node").info(what, run=task.run[:12], round=task.number)
 
 
-def _stop(opened: "Node", agent: Any) -> None:
+def _stop(agent: Any) -> None:
     agent.stop()
-    opened.participant.close()
-    opened.hub.close()
     raise SystemExit(0)
