@@ -17,6 +17,7 @@ from wardround.authorization import reference as policies
 from wardround.cli.main import wardround
 from wardround.cli.output import FIELDS
 from wardround.clinical import appraisal, contract, derivation, summaries
+from wardround.ports import keeping, working
 from wardround.protocol import messages, plan, policy
 from wardround.protocol import round as rounds
 from wardround.protocol import run as runs
@@ -208,7 +209,8 @@ def _messages() -> Iterator[str]:
 
 
 def _ports() -> Iterator[str]:
-    found = {node.name: node for node in ast.parse(inspect.getsource(ports)).body if isinstance(node, ast.ClassDef)}
+    sources = (inspect.getsource(keeping), inspect.getsource(working))
+    found = {node.name: node for text in sources for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
     for name in ports.__all__:
         yield f"## {name}\n\n{ast.get_docstring(found[name])}\n"
         for item in found[name].body:
