@@ -69,6 +69,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     `officers` are the public keys (hexadecimal) of those whose signatures make a roster, `officer_quorum`
     how many of them must have signed. `dataset` is the name under which the privacy budget of this node's records is
     kept; what was spent stays under it, so another name is for other records.
+    `witness_seconds` is how often the node looks after the audit logs of hub and sites; 0: never.
     `collateral` is the file of the vendors' collateral, which `collateral_quorum` of `collateral_officers` must have
     signed: by it the hub's evidence is checked. `confidential` says that this machine is a confidential one, whose
     kernel gives evidence.

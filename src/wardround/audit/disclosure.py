@@ -69,7 +69,7 @@ class Accounting:
                 # Remembered from before `since`, too: what leaves later belongs to the dataset that was read then.
                 self._last[study] = (read.dataset, read.purpose)
                 if line := self._line(entry, read.dataset, read.purpose):
-                    line.reads += 1
+                    line.reads += not read.is_outcome
                     line.records = max(line.records, read.records)
                     line.legal_basis = read.legal_basis or line.legal_basis
             case RoundPerformed() as done:

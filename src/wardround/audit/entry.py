@@ -55,6 +55,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Measurement = Annotated[str, msgspec.Meta(pattern=r"\A(?:[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})\Z")]
 Study = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Run = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\.[1-9][0-9]{0,5}\Z")]
+Slip = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 MAX_MILLIS: Final = 253_402_300_799_999
@@ -185,13 +186,17 @@ class BudgetChange(_Event, frozen=True, tag="budget"):
 
 
 class DataAccess(_Event, frozen=True, tag="data-access"):
-    """A dataset was read for a study: the basis of the accounting of disclosures."""
+    """A dataset is read for a study: the basis of the accounting of disclosures.
+
+    It is written before the first record is read; a second one, with `is_outcome`, says how many records there were.
+    """
 
     dataset: Word
     purpose: Literal["training", "analysis", "evaluation", "audit", "quality", "unlearning", "preview"]
     legal_basis: Word | None = None
     records: Count = 0
     contract: Sha256 | None = None
+    is_outcome: bool = False
 
 
 class Deletion(_Event, frozen=True, tag="deletion"):
@@ -259,13 +264,17 @@ Event = (
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An event with its time (milliseconds since 1970 UTC), who did it, and the study and run that it belongs to."""
+    """An event with its time (milliseconds since 1970 UTC), who did it, and the study and run that it belongs to.
+
+    `slip` names the note by which another process handed the entry to the log's writer: no note is taken twice.
+    """
 
     at: Millis
     actor: Actor
     event: Event
     study: Study | None = None
     run: Run | None = None
+    slip: Slip | None = None
 
 
 class NewerEntry(msgspec.Struct, frozen=True):

@@ -58,7 +58,9 @@ def verify(
     policy: str | None,
     json_: bool,
 ) -> None:
-    """Verify TARGET: an export, a log's folder, or a checkpoint; or one entry, with --proof. Exits with 1 if wrong.
+    """Verify TARGET: an export, the folder of a log, hub or node, or a checkpoint; or one entry, with --proof.
+
+    Exits with 1 where anything is wrong.
 
     Works on these files alone. A checkpoint or proof takes --key or --policy; an export brings keys along, which prove
     nothing until they are compared with keys from elsewhere.
@@ -71,7 +73,7 @@ def verify(
     if _is_note(Path(target)):
         _verify_checkpoint(Path(target), keys, policy, origin, json_=json_)
         return
-    with log_export.opened(Path(target)) as read:
+    with log_export.opened(_log_in(target)) as read:
         used, is_pinned = _policy(read, keys, policy)
         kept = [checkpoints.parse(_bytes(path)) for path in against]
         # A kept checkpoint counts only if the log signed it: otherwise anybody could accuse the log.
@@ -90,7 +92,7 @@ def verify(
 @as_json
 def prove(target: str, index: int, out: str | None, keys: tuple[str, ...], policy: str | None, json_: bool) -> None:
     """Write a proof that entry INDEX is in the log TARGET (a tlog-proof): it carries the entry and verifies alone."""
-    with log_export.opened(Path(target)) as read:
+    with log_export.opened(_log_in(target)) as read:
         used, _ = _policy(read, keys, policy)
         data = _proof(read, used, index)
     if out is None and not json_:
@@ -107,9 +109,10 @@ def prove(target: str, index: int, out: str | None, keys: tuple[str, ...], polic
 @click.option("--policy", type=click.Path(exists=True, dir_okay=False), help="Keys [default: the log's own file].")
 @as_json
 def export(folder: str, out: str, policy: str | None, json_: bool) -> None:
-    """Copy the log in FOLDER to OUT, a new .zip file or a new folder, for an auditor; the log may be in use."""
-    text = _bytes(policy) if policy else _bytes(Path(folder) / POLICY)
-    size = log_export.write_export(Path(folder), Path(out), policy=text.decode("utf-8", "replace"))
+    """Copy the log of FOLDER to OUT, a new .zip file or folder, for an auditor; the log may be in use."""
+    log = _log_in(folder)
+    text = _bytes(policy) if policy else _bytes(log / POLICY)
+    size = log_export.write_export(log, Path(out), policy=text.decode("utf-8", "replace"))
     show(json_, {"entries": size, "out": out}, f"{size} entries were exported to {out}.")
 
 
@@ -135,7 +138,7 @@ def disclosures(
     """
     first = 0 if since is None else int(since.replace(tzinfo=UTC).timestamp() * 1000)
     accounting = Accounting(dataset=dataset, study=study, since=first)
-    with log_export.opened(Path(target)) as read:
+    with log_export.opened(_log_in(target)) as read:
         used, _ = _policy(read, keys, policy)
         report = verification.verify_log(read, used, seen=lambda _, entry: accounting.add(entry))
     lines = accounting.lines()
@@ -157,7 +160,7 @@ def siem_lines(target: str, form: str, start: int, json_: bool) -> None:
     import importlib.metadata
 
     version = importlib.metadata.version("wardround")
-    with log_export.opened(Path(target)) as read:
+    with log_export.opened(_log_in(target)) as read:
         signed = checkpoints.parse(_need(read, CHECKPOINT))
         origin, host = signed.checkpoint.origin, platform.node()
         for index, data in verification.read_entries(read, signed.checkpoint.size, start):
@@ -196,7 +199,9 @@ def _verify_proof(
     *,
     json_: bool,
 ) -> None:
-    source: AbstractContextManager[Read | None] = nullcontext() if target is None else log_export.opened(Path(target))
+    source: AbstractContextManager[Read | None] = (
+        nullcontext() if target is None else log_export.opened(_log_in(target))
+    )
     with source as read:
         used, is_pinned = _policy(read, keys, policy)
     given = proof.parse_proof(_bytes(path))
@@ -300,6 +305,18 @@ def _finish(json_: bool, value: object, words: list[str], problems: tuple[str, .
     show(json_, value, "\n".join([*words, *verdict]))
     if problems:
         raise SystemExit(1)
+
+
+def _log_in(target: str) -> Path:
+    """The log of a hub's or node's folder; anything else is a log, an export or a checkpoint itself."""
+    place = Path(target)
+    if (place / "hub.toml").is_file():
+        return place / "state" / "log"
+    if (place / "node.toml").is_file():
+        from wardround.node import setup
+
+        return place / setup.load_config(place).state / "log"
+    return place
 
 
 def _is_note(path: Path) -> bool:

@@ -98,6 +98,33 @@ def rotate_authority(folder: str, force: bool, json_: bool) -> None:
     show(json_, {"done": words}, words)
 
 
+@hub.command(name="forget-person")
+@click.argument("name")
+@folder_argument("hub")
+@as_json
+def forget_person(name: str, folder: str, json_: bool) -> None:
+    """Destroy the key of the person NAME's pseudonym: the audit log stays whole, and names them no more."""
+    from wardround.hub import setup
+    from wardround.services.audit_trail import Person
+
+    with setup.auditing(Path(folder)) as recorder:
+        found = recorder.forget(Person(name))
+    show(json_, {"pseudonym": found}, f"{found} is nobody any more." if found else "The audit log does not know them.")
+
+
+@hub.command(name="forget-log")
+@click.argument("name")
+@folder_argument("hub")
+@as_json
+def forget_log(name: str, folder: str, json_: bool) -> None:
+    """Forget the audit log keys of the site NAME, which has lost them: the next that it hands in are taken."""
+    from wardround.hub import setup
+    from wardround.ids import site_id
+
+    setup.forget_log(Path(folder), site_id(name))
+    show(json_, {"forgotten": name}, f"The next log keys of {name} are taken as they come.")
+
+
 async def _until_stopped(folder: Path) -> None:
     from wardround.hub import setup
 

@@ -161,6 +161,19 @@ def review(folder: str, study: str | None, json_: bool) -> None:
     show(json_, {"study": identifier, "plan": plan, "words": words, "objections": objections}, text)
 
 
+@node.command(name="forget-person")
+@folder_argument("node")
+@click.argument("name")
+@as_json
+def forget_person(folder: str, name: str, json_: bool) -> None:
+    """Destroy the key of the person NAME's pseudonym: the audit log stays whole, and names them no more."""
+    from wardround.node import setup
+    from wardround.services.audit_trail import Person
+
+    found = setup.open_recording(Path(folder)).auditing.forget(Person(name))
+    show(json_, {"pseudonym": found}, f"{found} is nobody any more." if found else "The audit log does not know them.")
+
+
 def _decision(verdict: "Verdict", words: str) -> Any:
     @node.command(name=verdict, help=words)
     @folder_argument("node")
@@ -203,7 +216,8 @@ def check(folder: str, study: str, json_: bool) -> None:
 
     opened = setup.open_node(Path(folder))
     plan, _, _ = opened.approvals.review(setup.study_named(opened, study))
-    table = setup.open_records(Path(folder), opened.config).load(plan.data)
+    records = setup.open_records(Path(folder), opened.config)
+    table = opened.recording.source(records, plan, purpose="preview").load(plan.data)
     report = table.report
     held_out = int(np.count_nonzero(table.held_out))
     owners = f" of {report.patients} patients" if plan.data.patient else ""

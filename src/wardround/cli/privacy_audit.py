@@ -54,7 +54,8 @@ def privacy(
     table = None
     if node_ is not None:
         folder = Path(node_)
-        table = setup.open_records(folder, setup.load_config(folder)).load(read.plan.data)
+        records = setup.open_records(folder, setup.load_config(folder))
+        table = setup.open_recording(folder).source(records, read.plan, purpose="audit").load(read.plan.data)
     found = privacy_audit.audit_privacy(
         read,
         table=table,

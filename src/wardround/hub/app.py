@@ -20,7 +20,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from wardround.errors import NotFoundError, WardroundError, WrongChallengeError
-from wardround.hub import blob_routes, key_routes, openapi, resources, study_routes, waiting
+from wardround.hub import (
+    attestation_routes,
+    blob_routes,
+    key_routes,
+    log_routes,
+    openapi,
+    resources,
+    study_routes,
+    waiting,
+)
 from wardround.hub.authentication import Caller
 from wardround.hub.problem import packed, problem_of, response
 from wardround.hub.route import Address, body_of, opened, routed, signed, streamed
@@ -56,6 +65,8 @@ def create_app(
             work.cancel()
             state.bell.close()
         state.executor.shutdown()
+        if state.auditing is not None:
+            state.auditing.close()
 
     given = [one for several in more for one in several]
     addresses = [*ADDRESSES, *(one for one in given if isinstance(one, Address))]
@@ -143,6 +154,7 @@ async def _task(request: Request, state: HubState, caller: Caller, body: bytes) 
 
 async def _contribute(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     contribution = messages.decode(body, Contribution)
+    await attestation_routes.require_contribution(state, caller.name, contribution)
     receipt = await state.threads(state.coordinator.contribute, caller.name, contribution)
     return packed(await waiting.with_next(request, state, caller.name, contribution.run, receipt))
 
@@ -210,7 +222,7 @@ ADDRESSES: tuple[Address, ...] = (
     signed("GET", "/v1/rosters/{digest}", "read_roster", key_routes.roster, resources.ROSTERS),
     signed("GET", "/v1/runs/{run}/cohorts/{number}/{cohort}", "read_evidence", key_routes.evidence, resources.RUN),
     signed("GET", "/v1/studies", "list_studies", study_routes.listed),
-    signed("POST", "/v1/studies", "propose", study_routes.propose, resources.PROPOSAL),
+    signed("POST", "/v1/studies", "propose", attestation_routes.proposing(study_routes.propose), resources.PROPOSAL),
     signed("GET", "/v1/studies/{study}/plan", "read_plan", study_routes.plan, resources.STUDY),
     signed("POST", "/v1/studies/{study}/decisions", "decide", study_routes.decide, resources.STUDY),
     signed("POST", "/v1/studies/{study}/audits", "hand_in_audit", study_routes.audit, resources.STUDY),
@@ -219,5 +231,6 @@ ADDRESSES: tuple[Address, ...] = (
     signed("GET", "/v1/identities/{name}", "read_identity", _identity, resources.IDENTITY),
     signed("GET", "/v1/blobs/{scope}/{digest}", blob_routes.asked_action, blob_routes.fetch, resources.BLOB),
     streamed("PUT", "/v1/blobs/{scope}/{digest}", "upload", blob_routes.upload, resources.BLOB),
+    *log_routes.ADDRESSES,
 )
 """Everything that can be asked of a hub."""

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wardround.errors import CodecError
-from wardround.hub import waiting
+from wardround.hub import attestation_routes, waiting
 from wardround.hub.authentication import Caller
 from wardround.hub.problem import packed
 from wardround.hub.state import HubState
@@ -19,6 +19,7 @@ __all__ = ["answer", "cards", "evidence", "pair", "publish", "put_card", "roster
 async def answer(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     """Take a member's answer to a step, and hold the request for a moment for the next step."""
     said = messages.decode(body, CohortAnswer)
+    await attestation_routes.require_answer(state, caller.name, said)
     receipt = await state.threads(state.coordinator.answer, caller.name, said)
     return packed(await waiting.with_next(request, state, caller.name, said.run, receipt))
 

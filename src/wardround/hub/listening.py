@@ -31,6 +31,8 @@ PUBLIC: tuple[str, ...] = (
     "/v1/enrolments",
     "/v1/renewals",
     "/v1/signer",
+    "/v1/log/checkpoint",
+    "/v1/log/tile/",
     "/.well-known/openid-configuration",
     "/people/",
 )

@@ -4,6 +4,9 @@ from typing import Any
 
 import msgspec
 
+from wardround.hub.broker_routes import StudyQuestion, Until
+from wardround.protocol.attested import Proof, ProofRequest, SiteChallenge
+from wardround.protocol.log_messages import LogAnswer, LogLetter, LogMember
 from wardround.protocol.messages import (
     WIRE_VERSION,
     Assignment,
@@ -49,6 +52,21 @@ OPERATIONS: tuple[tuple[str, str, str, Any, Any], ...] = (
     ("get", "/v1/identities/{name}", "An enrolled identity's certificate.", None, Identity),
     ("get", "/v1/blobs/{scope}/{digest}", "A blob's bytes; Range: bytes=n- resumes.", None, None),
     ("put", "/v1/blobs/{scope}/{digest}", "Upload a blob; Content-Range resumes.", None, None),
+    ("get", "/v1/log/checkpoint", "The audit log's signed head; ?witnessed=1: the last with witnesses.", None, None),
+    ("get", "/v1/log/tile/{path}", "Hashes of the audit log (C2SP tlog-tiles).", None, None),
+    ("get", "/v1/log/entries/{path}", "Entries of the audit log, in bundles.", None, None),
+    ("get", "/v1/log/members", "Everybody's log and witness keys.", None, list[LogMember]),
+    ("post", "/v1/log/members", "Hand in this site's log and witness keys.", LogMember, None),
+    ("get", "/v1/log/requests", "What this site is asked to sign as a witness, by keeper.", None, None),
+    ("post", "/v1/log/requests", "Ask a site to sign as a witness.", LogLetter, None),
+    ("post", "/v1/log/cosignatures", "Answer a keeper as its witness.", LogAnswer, None),
+    ("get", "/v1/log/answers", "The answers of witnesses to this site.", None, None),
+    ("post", "/v1/attestations/hub", "Ask the hub to prove what it runs, where it can.", ProofRequest, Proof),
+    ("post", "/v1/attestations/challenge", "Ask for a nonce to prove a node by.", StudyQuestion, SiteChallenge),
+    ("post", "/v1/attestations", "Hand in a node's proof of what it runs.", Proof, Until),
+    ("post", "/kbs/v0/auth", "Begin an attestation for a run's keys: Trustee's Request, in JSON.", None, None),
+    ("post", "/kbs/v0/attest", "Answer its challenge: Trustee's Attestation, in JSON.", None, None),
+    ("get", "/kbs/v0/resource/{repository}/{type}/{tag}", "A run's key as JWE, for who attested.", None, None),
     ("get", "/v1/authority", "The hub's CA certificate, PEM.", None, None),
     ("get", "/healthz", "Whether the process answers, and its time.", None, None),
     ("get", "/readyz", "Whether the database answers.", None, None),

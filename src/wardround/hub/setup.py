@@ -3,39 +3,50 @@
 import asyncio
 import os
 import secrets
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
 from starlette.requests import Request
 
+from wardround.audit.entry import KeyChange
+from wardround.auditing import Auditing, LogPlace, make_keys
 from wardround.authorization import shipped
 from wardround.codec import canonical
 from wardround.config import HubConfig, load, secret
 from wardround.crypto import certificate
 from wardround.errors import ConfigError, WardroundError
-from wardround.hub import authorities, identity_routes, people_routes
+from wardround.hub import attestation_routes, authorities, identity_routes, people_routes
 from wardround.hub.app import create_app
+from wardround.hub.attesting import open_attesting, recorded
 from wardround.hub.authentication import Authentication
 from wardround.hub.bell import Bell
 from wardround.hub.cluster import RayPool
 from wardround.hub.listening import Doors, check_free
+from wardround.hub.log_post import LogPost
 from wardround.hub.people import HubPeople, open_people, people_settings
 from wardround.hub.signing_answers import AnswerSigner, Revocations, SignedAnswers
 from wardround.hub.state import HubState
 from wardround.ids import SiteId
+from wardround.ports import Registry
 from wardround.protocol.invite import Invite, format_invite
+from wardround.protocol.log_messages import HUB, LogMember
 from wardround.protocol.messages import Role
 from wardround.protocol.run import Phase, Run
 from wardround.services import people
 from wardround.services.circumstances import is_strong
 from wardround.services.coordinator import Coordinator
 from wardround.services.enrolment import Enrolments
+from wardround.services.hub_records import AccessRecords, RecordedEvents, RecordedRegistry
+from wardround.services.log_members import LogMembers
 from wardround.services.renewal import Renewals
 from wardround.services.rosters import Rosters
 from wardround.services.studies import Studies
 from wardround.storage.blobs import FolderBlobs
 from wardround.storage.database import Database, open_database
+from wardround.storage.vault import SealedVault
 from wardround.system import SystemClock, SystemEntropy, private_folder, tune_allocator, write_private
 
 __all__ = ["init", "invite", "load_config", "open_state", "revoke", "rotate_authority", "serve"]
@@ -88,6 +99,8 @@ def init(folder: Path, *, listen: str, hosts: list[str], listen_public: str = ""
         url=f"https://{host}:{port}",
         url_public=f"https://{host}:{port_public}",
     )
+    write_private(folder / "keys" / "state.key", SystemEntropy().draw(32))
+    make_keys(folder)
     write_private(folder / "people.toml", f'provider = "{people}"\n'.encode())
     write_private(folder / "hub.toml", settings.encode())
 
@@ -109,7 +122,7 @@ def invite(folder: Path, name: SiteId, role: Role, lifetime_seconds: float) -> s
     config = load_config(folder)
     database = _database(folder, config)
     try:
-        words = _enrolments(folder, config, database).invite(name, role, lifetime_seconds)
+        words = _enrolments(folder, config, database.registry).invite(name, role, lifetime_seconds)
     finally:
         database.close()
     authority = (folder / config.authority).read_bytes()
@@ -124,7 +137,8 @@ def revoke(folder: Path, name: SiteId) -> None:
     """
     database = _database(folder, load_config(folder))
     try:
-        database.registry.revoke(name)
+        with auditing(folder) as recorder:
+            RecordedRegistry(database.registry, recorder).revoke(name)
     finally:
         database.close()
 
@@ -141,6 +155,9 @@ def rotate_authority(folder: Path, *, force: bool = False) -> str:
         identities = database.registry.identities()
     finally:
         database.close()
+    with auditing(folder) as recorder:
+        authority = canonical.digest((folder / config.authority).read_bytes())
+        recorder.record(KeyChange("rotated", authority, "authority"))
     return authorities.rotate(folder, config, identities, SystemClock().now(), force=force)
 
 
@@ -156,7 +173,8 @@ async def serve(folder: Path, *, stop: asyncio.Event) -> None:
         check_free(place)
     authorities.renew_tls(folder, config, clock.now())
     secret(config.tls_key, folder, os.environ)
-    app = create_app(lambda loop: open_state(folder, config, loop), people_routes.routes(_login))
+    attestation = attestation_routes.ADDRESSES if config.collateral or config.confidential else ()
+    app = create_app(lambda loop: open_state(folder, config, loop), people_routes.routes(_login), attestation)
     app.router.routes.extend(identity_routes.ROUTES)
     async with app.router.lifespan_context(app):
         state: HubState = app.state.hub
@@ -210,14 +228,19 @@ def _login(request: Request) -> HubPeople | None:
 def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop) -> HubState:
     """Wire one hub together on this event loop."""
     clock, bell = SystemClock(), Bell(loop)
+    writing = open_auditing(folder)
+    writing.serve()
     database = _database(folder, config)
+    events = RecordedEvents(database.event_log, writing)
     blobs = FolderBlobs(folder / config.blobs)
-    enrolments = _enrolments(folder, config, database)
-    rosters = Rosters(database.event_log)
+    enrolments = _enrolments(folder, config, RecordedRegistry(database.registry, writing))
+    rosters = Rosters(events)
     offered: dict[str, str] = {}
 
     def run_changed(run: Run) -> None:
         studies.run_changed(run)
+        if attesting is not None:
+            attesting.run_changed(run)
         names: list[str] = [run.terms.run]
         step = coordinator.step(run)
         if run.is_ended or offered.get(run.terms.run) != step:
@@ -228,7 +251,7 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         bell.ring(names)
 
     studies = Studies(
-        database.event_log,
+        events,
         blobs,
         clock,
         key_of=enrolments.signer,
@@ -236,7 +259,7 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         changed=lambda: bell.ring(["work"]),
     )
     coordinator = Coordinator(
-        database.event_log,
+        events,
         blobs,
         clock,
         plan_of=studies.plan_of,
@@ -245,9 +268,19 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         pool=RayPool(config.cluster) if config.cluster else None,
         entropy=SystemEntropy(),
     )
+    attesting = open_attesting(
+        folder,
+        config,
+        plan_of=studies.plan_of,
+        run_of=coordinator.state,
+        key_of=lambda name: enrolments.open(name)[1],
+        record=recorded(writing),
+    )
     settings = people_settings(folder)
     login = open_people(folder, settings, database, url=config.url_public, environ=os.environ)
     own = folder / "policy.cedar"
+    authorizer = shipped.hub(own.read_text() if own.exists() else "")
+    writing.policy("hub", authorizer.digest)
     challenge = secrets.token_urlsafe(12)
     window = config.request_window_seconds
     return HubState(
@@ -262,10 +295,15 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         rosters=rosters,
         bell=bell,
         executor=ThreadPoolExecutor(max_workers=4, thread_name_prefix="hub"),
-        authorizer=shipped.hub(own.read_text() if own.exists() else ""),
+        authorizer=authorizer,
+        on_decision=AccessRecords(writing, clock),
+        auditing=writing,
+        log=LogPost(writing.log, log_members(database, writing), clock, enrolments.revoked),
         login=login,
         people=login.desk.logins if login is not None else None,
         strong=lambda person: person.acr in settings.step_up.acr or is_strong(person),
+        attesting=attesting,
+        attested=attesting.is_attested if attesting is not None else lambda _: False,
         login_challenge=people.challenge(settings.step_up),
     )
 
@@ -277,10 +315,55 @@ def _database(folder: Path, config: HubConfig) -> Database:
     return open_database(url)
 
 
-def _enrolments(folder: Path, config: HubConfig, database: Database) -> Enrolments:
+def open_auditing(folder: Path) -> Auditing:
+    """The hub's audit log; the keys of pseudonyms are sealed under ``keys/state.key``.
+
+    Raises:
+        ConfigError: A key is missing or can be read by others.
+    """
+    if not (folder / "keys" / "state.key").exists():
+        # A folder of an earlier version. Another process may be first: then its key counts.
+        with suppress(ConfigError):
+            write_private(folder / "keys" / "state.key", SystemEntropy().draw(32))
+    state = private_folder(folder / "state")
+    vault = SealedVault(state / "hub-vault.sqlite", secret("file:keys/state.key", folder, os.environ))
+    return Auditing(LogPlace(HUB, folder, state), vault)
+
+
+@contextmanager
+def auditing(folder: Path) -> Iterator[Auditing]:
+    """The hub's audit log for a command, which may run beside the hub."""
+    opened = open_auditing(folder)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def log_members(database: Database, recorder: Auditing) -> LogMembers:
+    """The sites' log and witness keys, and the hub's own."""
+    own = LogMember(site=HUB, log=tuple(str(signer.key) for signer in recorder.signers()))
+    return LogMembers(database.event_log, recorder, own)
+
+
+def forget_log(folder: Path, name: SiteId) -> None:
+    """Forget a site's log and witness keys, so that it may hand in others without a signature by those before.
+
+    Raises:
+        NotFoundError: It has handed in none.
+    """
+    database = _database(folder, load_config(folder))
+    try:
+        with auditing(folder) as recorder:
+            log_members(database, recorder).forget(name)
+    finally:
+        database.close()
+
+
+def _enrolments(folder: Path, config: HubConfig, registry: Registry) -> Enrolments:
     authority_key, authority = authorities.present(folder, config)
     return Enrolments(
-        database.registry,
+        registry,
         SystemClock(),
         SystemEntropy(),
         authority_key=authority_key,

@@ -9,11 +9,14 @@ from typing import ParamSpec, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from wardround.auditing import Auditing
 from wardround.authorization import shipped
 from wardround.authorization.decide import Authorizer, Decision
 from wardround.config import HubConfig
+from wardround.hub.attesting import Attesting
 from wardround.hub.authentication import Authentication, People
 from wardround.hub.bell import Bell
+from wardround.hub.log_post import LogPost
 from wardround.hub.people import HubPeople
 from wardround.ids import SiteId
 from wardround.ports import Blobs, Clock
@@ -51,8 +54,9 @@ class HubState:
 
     `authorizer` has the policies in force. `on_decision` is told every decision before anything follows from it, off
     the event loop; where it raises, nothing follows. `people` checks people's tokens, `strong` says whether a login had
-    a second factor, `attested` whether a machine has shown what it runs. `login_challenge` is what
-    a refused login is told to do (RFC 9470). `login` is where people log in here, if they do.
+    a second factor, `attested` whether a machine has shown what it runs, `attesting` what is demanded of machines.
+    `login_challenge` is what a refused login is told to do (RFC 9470). `login` is where people log in here, if they do.
+    `auditing` writes the audit log, and `log` has it witnessed.
     """
 
     config: HubConfig
@@ -69,10 +73,13 @@ class HubState:
     metrics: Metrics = field(default_factory=Metrics)
     authorizer: Authorizer = field(default_factory=shipped.hub)
     on_decision: Callable[[Decision], None] | None = None
+    auditing: Auditing | None = None
+    log: LogPost | None = None
     people: People | None = None
     login: HubPeople | None = None
     strong: Callable[[LoggedIn], bool] = is_strong
     attested: Callable[[SiteId], bool] = lambda _: False
+    attesting: Attesting | None = None
     login_challenge: str = 'DPoP error="insufficient_user_authentication", max_age="900"'
     _uploads: dict[str, asyncio.Lock] = field(default_factory=dict)
 

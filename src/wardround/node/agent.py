@@ -7,8 +7,8 @@ next assignment along when there is one within moments; otherwise the run's thre
 """
 
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -17,9 +17,8 @@ from wardround.ids import RunId
 from wardround.ports import HubClient
 from wardround.protocol.messages import Assignment, TaskRequest
 from wardround.services.participant import Participant
-from wardround.transport.keeping import Keeper
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "Beside"]
 
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 30.0
@@ -27,22 +26,34 @@ _T = TypeVar("_T")
 _log = structlog.get_logger("wardround.node")
 
 
+class Beside(Protocol):
+    """What a node does beside its runs, in a thread of its own: keep its certificate, witness logs."""
+
+    def start(self) -> None:
+        """Begin."""
+        ...
+
+    def stop(self) -> None:
+        """End."""
+        ...
+
+
 class Agent:
-    """Runs until `stop` is called. `hub` must be safe to call from several threads; `keeper` keeps its certificate."""
+    """Runs until `stop` is called. `hub` must be safe to call from several threads."""
 
     def __init__(
-        self, hub: HubClient, participant: Participant, *, wait_seconds: float = 25.0, keeper: Keeper | None = None
+        self, hub: HubClient, participant: Participant, *, wait_seconds: float = 25.0, beside: Sequence[Beside] = ()
     ) -> None:
         self._hub, self._participant, self._wait_seconds = hub, participant, wait_seconds
-        self._keeper = keeper
+        self._beside = tuple(beside)
         self._stopping = threading.Event()
         self._runs = set[RunId]()
         self._lock = threading.Lock()
 
     def run(self) -> None:
         """Ask for runs that have no thread yet, and give each one, until stopped."""
-        if self._keeper is not None:
-            self._keeper.start()
+        for one in self._beside:
+            one.start()
         while not self._stopping.is_set():
             found = self._insisting(self._next)
             if found is not None:
@@ -52,8 +63,8 @@ class Agent:
     def stop(self) -> None:
         """Ask for no more; `run` returns within its waiting time."""
         self._stopping.set()
-        if self._keeper is not None:
-            self._keeper.stop()
+        for one in self._beside:
+            one.stop()
 
     def _next(self) -> Assignment | None:
         with self._lock:

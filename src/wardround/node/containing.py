@@ -70,4 +70,7 @@ class Workers:
 
 
 def _changed(decision: Decision) -> None:
-    _log.info("training makes room" if not decision.runs else "training goes on", reason=decision.reason)
+    if decision.runs:
+        _log.info("training goes on", reason=decision.reason)
+    else:
+        _log.info("training makes room", reason=decision.reason)

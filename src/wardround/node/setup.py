@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from wardround.auditing import make_keys
 from wardround.clinical.table import StudyTable
 from wardround.codec import tensors
 from wardround.config import NodeConfig, load, secret
@@ -17,12 +18,15 @@ from wardround.crypto import agreement, signing
 from wardround.errors import ConfigError
 from wardround.ids import StudyId
 from wardround.node.agent import Agent
+from wardround.node.attesting import open_attesting
 from wardround.node.authorizing import Authorizing
+from wardround.node.containing import Workers
 from wardround.node.loading import ProcessSource
 from wardround.node.officers import officers_of
-from wardround.node.people import people_settings
+from wardround.node.recording import Recording
 from wardround.ports import RecordSource, Worker
 from wardround.privacy import noising
+from wardround.protocol.messages import Assignment
 from wardround.protocol.plan import Plan, study_id
 from wardround.services.approvals import Approvals
 from wardround.services.budgets import Budgets
@@ -55,6 +59,7 @@ __all__ = [
     "open_authorizing",
     "open_budgets",
     "open_node",
+    "open_recording",
     "open_records",
     "own_model",
     "place_of",
@@ -110,10 +115,15 @@ class Node:
     place: Place
     authorizing: Authorizing
     code: CodeReview
+    recording: Recording
 
     def agent(self) -> Agent:
-        """The agent that performs the hub's tasks on this node, and keeps its certificate."""
-        return Agent(self.guarded, self.participant, keeper=Keeper(self.place, self.hub, SystemEntropy()))
+        """The agent that performs the hub's tasks, keeps the certificate and witnesses logs.
+
+        From here on this process writes the node's audit log.
+        """
+        keeper = Keeper(self.place, self.hub, SystemEntropy())
+        return Agent(self.guarded, self.participant, beside=(keeper, *self.recording.serve(self.hub)))
 
 
 def enrol(folder: Path, line: str, *, people: str = "local") -> NodeConfig:
@@ -134,6 +144,7 @@ def enrol(folder: Path, line: str, *, people: str = "local") -> NodeConfig:
     write_private(folder / "keys" / "node.key", signing.private_pem(enrolled.key))
     make_agreement_key(folder)
     write_private(folder / "keys" / "state.key", SystemEntropy().draw(32))
+    make_keys(folder)
     connection = signing.private_pem(enrolled.connection) + enrolled.enrolled.certificate
     write_private(folder / "keys" / "connection.pem", connection)
     write_private(folder / "node.crt", enrolled.certificate)
@@ -183,6 +194,7 @@ def rotate_key(folder: Path, line: str = "") -> float:
     """
     config = load_config(folder)
     place = place_of(folder, config)
+    open_recording(folder).rotated(place)
     if not line:
         return renewing.renew(place).expires()
     key = signing.load_private(secret(config.key, folder, os.environ))
@@ -219,9 +231,11 @@ def open_node(
     limits = EgressLimits(day_bytes=config.policy.max_day_bytes, run_bytes=config.policy.max_run_bytes)
     departures = Departures(vault=vault, clock=SystemClock(), limits=limits, anchor=BudgetAnchor(state))
     egress = Egress(departures=departures, files=files, plan_of=lambda study: approvals.approved_plan(study))  # noqa: PLW0108, made below
-    guarded = GuardedHub(hub, egress)
-    authorizing = open_authorizing(folder)
-    code = CodeReview(config.name, vault=vault, policy=config.policy, clock=SystemClock())
+    recording = Recording(folder, config, vault)
+    authorizing, guarded = recording.authorizing, GuardedHub(recording.hub(hub), egress)
+    code = CodeReview(config.name, vault=vault, policy=config.policy, clock=SystemClock(), record=recording.review)
+    attesting = open_attesting(folder, config, hub=hub, vault=vault, authorize=authorizing.asked)
+    workers = Workers(config.name, config.sandbox, report=recording.refusals.violation)
     approvals = Approvals(
         config.name,
         key=key,
@@ -234,6 +248,7 @@ def open_node(
         authorize=lambda person, verdict, study, plan: authorizing.decide_study(
             person, verdict, study, plan, SystemClock().now()
         ),
+        record=recording.decision,
     )
     membership = Membership(
         config.name,
@@ -247,23 +262,42 @@ def open_node(
         clock=SystemClock(),
         entropy=SystemEntropy(),
     )
-    budgets = _budgets(folder, config, vault)
+    budgets = recording.budgets
+
+    def admit(assignment: Assignment, plan: Plan) -> None:
+        attesting.admit(assignment, plan)
+        if start_worker is None:
+            workers.require(plan)
+
     participant = Participant(
         config.name,
         approvals=approvals,
         hub=guarded,
         files=files,
         policy=config.policy,
-        source=lambda plan: open_records(folder, config, study=study_id(plan)),
-        worker=start_worker or (lambda plan, table, package: _worker(config, plan, table, package)),
+        source=lambda plan: recording.source(open_records(folder, config, study=study_id(plan)), plan),
+        worker=start_worker or workers,
         membership=membership,
         safeguard=Safeguard(_noise_key(ring, config), ledger=budgets, software=_software()),
         egress=egress,
-        admit=authorizing.asked,
+        admit=admit,
         progress=progress,
+        refused=recording.refusals,
     )
     return Node(
-        config, hub, guarded, ring, vault, approvals, participant, membership, budgets, place, authorizing, code
+        config,
+        hub,
+        guarded,
+        ring,
+        vault,
+        approvals,
+        participant,
+        membership,
+        budgets,
+        place,
+        authorizing,
+        code,
+        recording,
     )
 
 
@@ -273,7 +307,19 @@ def open_authorizing(folder: Path) -> Authorizing:
     Raises:
         ConfigError: A setting is wrong, or the file cannot be put in force.
     """
-    return Authorizing(load_config(folder).name, folder, logins=people_settings(folder).provider != "none")
+    return open_recording(folder).authorizing
+
+
+def open_recording(folder: Path) -> Recording:
+    """The node's audit log and what writes into it, without the rest of the node.
+
+    Raises:
+        ConfigError: A setting or key is missing or wrong.
+    """
+    config = load_config(folder)
+    return Recording(
+        folder, config, SealedVault(private_folder(folder / config.state) / "node.sqlite", _ring(folder, config))
+    )
 
 
 def open_budgets(folder: Path) -> Budgets:
@@ -282,8 +328,7 @@ def open_budgets(folder: Path) -> Budgets:
     Raises:
         ConfigError: A setting or key is missing or wrong.
     """
-    config = load_config(folder)
-    return _budgets(folder, config, _vault(folder, config))
+    return open_recording(folder).budgets
 
 
 def own_model(folder: Path, node: Node, study: StudyId) -> bytes:
@@ -309,10 +354,6 @@ def study_named(node: Node, prefix: str) -> StudyId:
     return found[0]
 
 
-def _vault(folder: Path, config: NodeConfig) -> SealedVault:
-    return SealedVault(private_folder(folder / config.state) / "node.sqlite", _ring(folder, config))
-
-
 def _ring(folder: Path, config: NodeConfig) -> KeyRing:
     state = private_folder(folder / config.state)
     return open_ring(
@@ -335,10 +376,6 @@ def _software() -> str:
     return "\n".join([platform.machine(), *versions, *processor])
 
 
-def _budgets(folder: Path, config: NodeConfig, vault: SealedVault) -> Budgets:
-    return Budgets(config.dataset, vault=vault, clock=SystemClock(), anchor=BudgetAnchor(folder / config.state))
-
-
 def open_records(folder: Path, config: NodeConfig, *, study: str = "") -> RecordSource:
     """The records that the mapping file names; `study` is the one that asks.
 
@@ -349,9 +386,3 @@ def open_records(folder: Path, config: NodeConfig, *, study: str = "") -> Record
     if not path.exists():
         raise ConfigError(f"there is no mapping in {path}; docs/reference/mapping.md shows how to write one")
     return ProcessSource(path, site=config.name, study=study, state=private_folder(folder / config.state))
-
-
-def _worker(config: NodeConfig, plan: Plan, table: StudyTable, package: bytes | None) -> Worker:
-    from wardround.training.worker import PytorchWorker
-
-    return PytorchWorker(plan, config.name, table, package)

@@ -68,7 +68,8 @@ def audit_study(
         raise PolicyError(f"this site's policy does not allow the study code {package.digest[:16]}…, so it is not run")
     progress("the model and this site's records")
     result = Result(plan, _fetched(node, run, model), _fetched(node, run, statistics))
-    table = setup.open_records(folder, node.config).load(plan.data)
+    records = setup.open_records(folder, node.config)
+    table = node.recording.source(records, plan, purpose="audit").load(plan.data)
     found = privacy_audit.audit_privacy(
         result,
         table=table,

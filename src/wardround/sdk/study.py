@@ -20,6 +20,7 @@ from wardround.codec import canonical, tensors
 from wardround.errors import CodecError, StudyFileError
 from wardround.ids import SiteId, StudyId
 from wardround.protocol import plan as plans
+from wardround.protocol.attested import Enclaves
 from wardround.protocol.plan import (
     Aggregation,
     BlobRef,
@@ -72,6 +73,7 @@ class _StudyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     appraisal: Appraisal | None = None
     privacy: Privacy | None = None
     audits: int = 0
+    enclaves: Enclaves | None = None
     seed: int = 0
 
 
@@ -98,6 +100,7 @@ def declare(
     appraisal: Appraisal | None = None,
     privacy: Privacy | None = None,
     audits: int = 0,
+    enclaves: Enclaves | None = None,
     seed: int = 0,
 ) -> Study:
     """Declare a study.
@@ -125,6 +128,7 @@ def declare(
         analyses: Regressions and survival curves from sums over all sites; only under secure aggregation.
         privacy: Differential privacy: what is noised, and how much. Without it nothing is.
         audits: How many sites must have audited the model and passed before it is released; one that fails stops it.
+        enclaves: Which builds the hub and the nodes must prove to run, and which keys are released to them.
         seed: From which initial parameters and all shuffling follow.
 
     Raises:
@@ -152,6 +156,7 @@ def declare(
         appraisal=appraisal,
         privacy=privacy,
         audits=audits,
+        enclaves=enclaves,
         expires=expires,
         seed=seed,
     )

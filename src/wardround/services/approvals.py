@@ -32,7 +32,7 @@ class Approvals:
     """One site's decisions about studies.
 
     `allowed_code` are the packages that its people have reviewed and allowed; `authorize` raises where a person may not
-    decide so about a study.
+    decide so about a study; `record` writes a decision down before it is kept, and where it raises, it is not.
     """
 
     def __init__(
@@ -47,8 +47,9 @@ class Approvals:
         clock: Clock,
         allowed_code: Callable[[], frozenset[Digest]] = frozenset,
         authorize: Callable[[LoggedIn | str, Verdict, StudyId, Plan], None] = lambda *_: None,
+        record: Callable[[StudyId, Verdict, LoggedIn | str], None] = lambda *_: None,
     ) -> None:
-        self._authorize = authorize
+        self._authorize, self._record = authorize, record
         self._site, self._key, self._authority = site, key, authority
         self._hub, self._vault, self._clock = hub, vault, clock
         self._listed, self._allowed_code = policy, allowed_code
@@ -79,6 +80,8 @@ class Approvals:
         self._authorize(person, verdict, study, plan)
         if verdict == "approve":
             policies.check(self._policy, plan, self._site, self._clock.now())
+        self._record(study, verdict, person)
+        if verdict == "approve":
             self._vault.put(f"plan.{study}", messages.encode(signed))
         now = self._clock.now()
         command = CommandId(canonical.digest(f"{study} {self._site} {verdict}".encode()))

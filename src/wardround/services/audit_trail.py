@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
+
+import msgspec
 
 from wardround.audit import entry as entries
 from wardround.audit import pseudonym as pseudonyms
@@ -20,10 +22,26 @@ from wardround.errors import AuditError, CodecError, ConflictError, CryptoError
 from wardround.ids import RunId, SiteId, StudyId
 from wardround.ports import AuditLog, Clock, Entropy, Vault
 
-__all__ = ["AuditTrail", "Person", "Pseudonymizer"]
+__all__ = ["AuditTrail", "Person", "Pseudonymizer", "Recorder"]
 
 _MAX_NAME: Final = 512
 _SCANNED: Final = 256
+_SLIPS_SCANNED: Final = 16_384
+
+
+class Recorder(Protocol):
+    """Who writes down what happens, before it takes effect: an `AuditTrail`, or whoever leads to one."""
+
+    def record(
+        self,
+        event: Event,
+        *,
+        actor: "SiteId | Person | None" = None,
+        study: StudyId | None = None,
+        run: RunId | None = None,
+    ) -> object:
+        """See `AuditTrail.record`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +145,58 @@ class AuditTrail:
             StorageFullError: The disk is full; the action must not happen.
             UnavailableError: The log takes no entries; the action must not happen.
         """
-        who = self._pseudonymizer.pseudonym(actor) if isinstance(actor, Person) else actor or self._actor
+        return self.begin(event, actor=actor, study=study, run=run)()
+
+    def begin(
+        self,
+        event: Event,
+        *,
+        actor: SiteId | Person | None = None,
+        study: StudyId | None = None,
+        run: RunId | None = None,
+    ) -> Callable[[], int]:
+        """Put an event in line; what is given waits until it is durable, and must be called before anything follows.
+
+        Raises:
+            CodecError: The event breaks the rules of `wardround.audit.entry`.
+            UnavailableError: The log takes no entries; the action must not happen.
+        """
+        who = self.name_of(actor)
         wait, is_second = self._enqueue(lambda at: Entry(at=at, actor=who, event=event, study=study, run=run))
+        return lambda: wait() + is_second
+
+    def adopt(self, data: bytes, slip: str) -> int:
+        """Write an entry that another process handed in: with its slip, and the time at which it is written here.
+
+        Raises:
+            CodecError: It is no entry of this version.
+            StorageFullError: The disk is full.
+            UnavailableError: The log takes no entries.
+        """
+        found = entries.decode(data)
+        if not isinstance(found, Entry):
+            raise CodecError("an entry of a newer version cannot be given another time: start its version here")
+        wait, is_second = self._enqueue(lambda at: msgspec.structs.replace(found, at=at, slip=slip))
         return wait() + is_second
+
+    def slips(self) -> frozenset[str]:
+        """The slips among the newest entries: what was adopted lately."""
+        size = self._log.size
+        found: set[str] = set()
+        for data in self._log.read(max(0, size - _SLIPS_SCANNED), size):
+            with suppress(CodecError):
+                entry = entries.decode(data)
+                if isinstance(entry, Entry) and entry.slip is not None:
+                    found.add(entry.slip)
+        return frozenset(found)
+
+    def name_of(self, actor: SiteId | Person | None) -> str:
+        """How an actor is named in an entry; None is this machine.
+
+        Raises:
+            CodecError: A person's name is empty or too long.
+        """
+        return self._pseudonymizer.pseudonym(actor) if isinstance(actor, Person) else actor or self._actor
 
     def _enqueue(self, made: Callable[[int], Entry]) -> tuple[Callable[[], int], int]:
         # Times and places in line are dealt under one lock, so that they have the same order; the wait is outside it.

@@ -101,18 +101,27 @@ class Budgets:
     """The budgets of `dataset`; may be shared by threads, and its vault and anchor by processes.
 
     Every method raises `LedgerError` where the ledger is not whole, `ConfigError` where there is no such unit, and
-    what the vault and the anchor raise; after an error from those, the same call may be made again.
+    what the vault and the anchor raise; after an error from those, the same call may be made again. `record` is told
+    every entry, with the unit and the ledger before it, before it is written; where it raises, it is not written.
 
     Raises:
         ConfigError: A dataset is not called that.
     """
 
-    def __init__(self, dataset: str, *, vault: Vault, clock: Clock, anchor: Anchor | None = None) -> None:
+    def __init__(
+        self,
+        dataset: str,
+        *,
+        vault: Vault,
+        clock: Clock,
+        anchor: Anchor | None = None,
+        record: Callable[[str, Ledger, Entry], None] = lambda *_: None,
+    ) -> None:
         try:
             self._dataset = site_id(dataset)
         except CodecError as error:
             raise ConfigError(f"the dataset's name cannot be kept: {error}") from None
-        self._vault, self._clock, self._anchor = vault, clock, anchor
+        self._vault, self._clock, self._anchor, self._record = vault, clock, anchor, record
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
 
@@ -226,6 +235,7 @@ class Budgets:
                 entry = decide(known.state, self._clock.now())
                 if entry is None:
                     return entry
+                self._record(unit, known.state, entry)
                 try:
                     self._vault.add(self._name(unit, entry.seq), ledger_entry.encode(entry))
                 except ConflictError:

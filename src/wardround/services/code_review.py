@@ -7,7 +7,7 @@ Taking one approval back, or a refusal by anybody, stops the code at once.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -45,10 +45,18 @@ class Review(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class CodeReview:
-    """One site's reviews of study code."""
+    """One site's reviews of study code; `record` writes a review down before it counts."""
 
-    def __init__(self, site: SiteId, *, vault: Vault, policy: SitePolicy, clock: Clock) -> None:
-        self._site, self._vault, self._policy, self._clock = site, vault, policy, clock
+    def __init__(
+        self,
+        site: SiteId,
+        *,
+        vault: Vault,
+        policy: SitePolicy,
+        clock: Clock,
+        record: Callable[[Digest, Verdict, str], None] = lambda *_: None,
+    ) -> None:
+        self._site, self._vault, self._policy, self._clock, self._record = site, vault, policy, clock, record
 
     def decide(
         self,
@@ -84,6 +92,7 @@ class CodeReview:
             scanned_at=scanned_at,
             reviewed_at=self._clock.now(),
         )
+        self._record(package.digest, verdict, person)
         self._vault.put(f"package.{package.digest}", data)
         whose = canonical.digest(_folded(person).encode())
         self._vault.put(f"review.{package.digest}.{whose}", canonical.encode(review))

@@ -72,7 +72,8 @@ class Participant:
 
     `source` opens the site's records for a study, `worker` starts a run's worker process, `safeguard` pays for what
     private plans do. `admit` has the last word on every assignment of an approved plan: it raises where the site's
-    policies, or what the plan demands of the hub's machine, forbid it.
+    policies, or what the plan demands of the hub's machine, forbid it. `refused` is told every error for which this
+    site does not do what it is asked, before the hub hears of it; where it raises, the hub hears nothing.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class Participant:
         egress: Egress | None = None,
         admit: Callable[[Assignment, Plan], None] = lambda _assignment, _plan: None,
         progress: Progress = lambda _what, _task: None,
+        refused: Callable[[Assignment, WardroundError], None] = lambda _assignment, _error: None,
     ) -> None:
-        self._admit = admit
+        self._admit, self._refused = admit, refused
         self._site, self._approvals, self._hub, self._files = site, approvals, hub, files
         self._progress, self._membership, self._egress = progress, membership, egress
         self._work = RoundWork(
@@ -132,6 +134,7 @@ class Participant:
             raise
         except (PolicyError, ProtocolError, ClinicalError, TrainingError, CodecError, CryptoError) as error:
             self._progress(f"left the cohort, {error.code}: {error}", task)
+            self._refused(task, error)
             transcript = self._member().transcript(task)
             answer = Unmaskable(transcript, refusal(error))
         said = CohortAnswer(run=task.run, number=task.number, cohort=task.cohort, answer=answer, inline=inline)
@@ -211,6 +214,7 @@ class Participant:
         except (ConfigError, PolicyError, ClinicalError, TrainingError, CodecError, CryptoError) as error:
             # The site's own people are told all of it; an error's message holds no cell of a record.
             self._progress(f"declined, {error.code}: {error}", task)
+            self._refused(task, error)
             contribution = Contribution(
                 command=CommandId(""), run=task.run, number=task.number, kind=task.kind, declined=_public(error)
             )
@@ -221,6 +225,7 @@ class Participant:
             if contribution.declined:
                 raise
             self._progress(f"declined, {error.code}: {error}", task)
+            self._refused(task, error)
             contribution = Contribution(
                 command=CommandId(""), run=task.run, number=task.number, kind=task.kind, declined=_public(error)
             )

@@ -112,7 +112,7 @@ class TileLog:
         try:
             with durable_file.translated():
                 self._open()
-                self._write_policy(policy)
+                self.keep_policy(policy)
         except BaseException:
             os.close(self._lock)
             raise
@@ -189,6 +189,12 @@ class TileLog:
             if self._last is not None and signed.note.text == self._last.note.text:
                 self._write(CHECKPOINT, checkpoint)
                 self._last = signed
+
+    def keep_policy(self, policy: WitnessPolicy | None) -> None:
+        """Put the log's keys and witnesses beside the checkpoint; None: the log's own keys, where nothing is there."""
+        text = witness_policy.format_policy(policy or witness_policy.log_policy([s.key for s in self._signers], {}))
+        if (held := self.file(POLICY)) is None or (policy is not None and held != text.encode()):
+            self._write(POLICY, text.encode())
 
     def close(self) -> None:
         """Publish what is not published yet, where that is possible, and let others write."""
@@ -377,11 +383,6 @@ class TileLog:
     def _check_usable(self) -> None:
         if self._failure is not None:
             raise UnavailableError(f"the audit log takes no entries until it is opened again: {self._failure}")
-
-    def _write_policy(self, policy: WitnessPolicy | None) -> None:
-        text = witness_policy.format_policy(policy or witness_policy.log_policy([s.key for s in self._signers], {}))
-        if (held := self.file(POLICY)) is None or (policy is not None and held != text.encode()):
-            self._write(POLICY, text.encode())
 
     def _write(self, name: str, data: bytes) -> None:
         part = self._folder / ".writer" / f"{name}.part"

@@ -13,7 +13,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
@@ -22,6 +22,7 @@ import msgspec
 from wardround.errors import CodecError, CryptoError, SignatureError, UnavailableError, WardroundError
 from wardround.ids import Digest, RunId, SiteId, StudyId
 from wardround.protocol import messages
+from wardround.protocol.attested import Proof, ProofRequest, SiteChallenge
 from wardround.protocol.messages import (
     Assignment,
     Audit,
@@ -40,10 +41,12 @@ from wardround.protocol.messages import (
     TaskRequest,
 )
 from wardround.protocol.plan import BlobRef, SignedPlan
+from wardround.secagg.messages import Unmaskable
 from wardround.secagg.opening import Evidence
 from wardround.secagg.roster import RosterMember, SignedRoster
 from wardround.transport.connection import BROKEN, PIECE, address, connect, error_of, problem_of
 from wardround.transport.credential import Credential
+from wardround.transport.prover import Prover, proved
 from wardround.transport.session import Session, Signed
 
 __all__ = ["HttpHub"]
@@ -55,7 +58,10 @@ _CREATED = 201
 
 
 class HttpHub:
-    """A hub seen by one enrolled identity; fills `wardround.ports.HubClient`."""
+    """A hub seen by one enrolled identity; fills `wardround.ports.HubClient`.
+
+    Where there is a `prover`, it is asked before anything is sent for a run, and about every session that is used.
+    """
 
     def __init__(
         self, url: str, *, name: SiteId, credential: Credential, authority: bytes, timeout_seconds: float = 60.0
@@ -63,7 +69,8 @@ class HttpHub:
         self._host, self._port = address(url)
         self.session = Session(url, name=name, held=credential, authority=authority)
         self._url, self._timeout = url.rstrip("/"), timeout_seconds
-        self._local = threading.local()
+        self._local, self.call = threading.local(), self._call
+        self.prover: Prover | None = None
         self.person: Callable[[str, str], tuple[str, str]] | None = None
         """Who gives commands: their ``authorization`` and ``dpop`` for a method and address, made anew each time."""
 
@@ -78,11 +85,19 @@ class HttpHub:
 
     def contribute(self, contribution: Contribution) -> Receipt:
         """See `wardround.ports.HubClient`."""
-        return self._message("POST", "/v1/contributions", contribution, Receipt)
+        return self._proved(
+            contribution.run,
+            lambda: self._message("POST", "/v1/contributions", contribution, Receipt),
+            declines=bool(contribution.declined),
+        )
 
     def answer(self, answer: CohortAnswer) -> Receipt:
         """See `wardround.ports.HubClient`."""
-        return self._message("POST", "/v1/cohorts", answer, Receipt)
+        return self._proved(
+            answer.run,
+            lambda: self._message("POST", "/v1/cohorts", answer, Receipt),
+            declines=isinstance(answer.answer, Unmaskable),
+        )
 
     def pair(self, answer: PairAnswer) -> Receipt:
         """See `wardround.ports.HubClient`."""
@@ -148,6 +163,52 @@ class HttpHub:
 
     def upload(self, scope: str, ref: BlobRef, source: int) -> None:
         """See `wardround.ports.HubClient`."""
+        if "." in scope:
+            self._proved(RunId(scope), lambda: self._upload(scope, ref, source))
+        else:
+            self._upload(scope, ref, source)
+
+    def prove(self, asked: ProofRequest) -> tuple[Proof, bytes]:
+        """The hub's proof, unverified, and the certificate (DER) of the session in which it came.
+
+        The session is opened for this question and closed after it: nothing else is ever sent in it.
+        """
+        self.close()
+        self._local.is_asking = True
+        try:
+            return self._message("POST", "/v1/attestations/hub", asked, Proof), getattr(self._local, "certificate", b"")
+        finally:
+            self._local.is_asking = False
+            self.close()
+
+    def challenge(self, study: StudyId) -> SiteChallenge:
+        """Ask for a nonce, over which this machine proves itself for `study`."""
+        body = msgspec.msgpack.encode({"study": study})
+        return messages.decode(self._call("POST", "/v1/attestations/challenge", body), SiteChallenge)
+
+    def submit(self, proof: Proof) -> float:
+        """Hand in this machine's proof; until when it counts, in seconds since 1970-01-01 UTC."""
+        answer = self._call("POST", "/v1/attestations", messages.encode(proof))
+        return messages.decode(answer, dict[str, float]).get("until", 0.0)
+
+    def exchange(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One message of the key broker's protocol; see `wardround.enclave.broker_client.Call`."""
+        for _ in range(3):
+            try:
+                response, sent = self._send(method, target, body, dict(headers))
+                answer = response.read(messages.MAX_MESSAGE_BYTES + 1)
+            except BROKEN as error:
+                self.close()
+                raise _refusal(error) from None
+            self.session.check(response, answer, sent)
+            if response.status < 400 or not problem_of(response.status, answer).challenge:
+                return response.status, {name.lower(): value for name, value in response.getheaders()}, answer
+            self._overcome(problem_of(response.status, answer), sent)
+        raise UnavailableError("the hub keeps changing its challenge")
+
+    def _upload(self, scope: str, ref: BlobRef, source: int) -> None:
         target = f"/v1/blobs/{scope}/{ref.digest}"
         for attempt in range(_RESUMES + 1):
             start = self._offset(target, ref.size) if attempt else 0
@@ -171,6 +232,18 @@ class HttpHub:
         if connection is not None:
             connection.close()
         self._local.connection = None
+
+    def _proved(self, run: RunId, call: Callable[[], _T], *, declines: bool = False) -> _T:
+        """Make `call` once what the run's plan demands has been proved, in sessions that go to who proved it."""
+
+        def for_the_run() -> _T:
+            self._local.run = run
+            try:
+                return call()
+            finally:
+                self._local.run = None
+
+        return call() if self.prover is None else proved(self.prover, run, for_the_run, declines=declines)
 
     def _message(self, method: str, target: str, message: msgspec.Struct | None, kind: type[_T]) -> _T:
         body = messages.encode(message) if message is not None else b""
@@ -198,7 +271,7 @@ class HttpHub:
 
     def _overcome(self, problem: Problem, sent: Signed) -> None:
         """Raise what a refusal says, unless the same request, signed anew, may be accepted."""
-        if problem.challenge and problem.challenge != self.session.challenge:
+        if problem.challenge and problem.challenge != sent.challenge:
             self.session.challenge = problem.challenge
         elif problem.type != SignatureError.code or not self.session.switch(sent.key):
             raise error_of(problem)
@@ -211,9 +284,7 @@ class HttpHub:
         if personal and self.person is not None:
             token, proof = self.person(method, f"{self._url}{target}")
         sent = self.session.sign(method, target, digest, authorization=token, dpop=proof)
-        headers = {**sent.headers, **(extra or {})}
-        if body:
-            headers["content-type"] = "application/msgpack"
+        headers = {**sent.headers, **({"content-type": "application/msgpack"} if body else {}), **(extra or {})}
         connection = self._connection()
         connection.request(method, target, body=body or None, headers=headers)
         return connection.getresponse(), sent
@@ -224,7 +295,19 @@ class HttpHub:
             self.close()
             connection = connect(self._host, self._port, way.context, self._timeout)
             self._local.connection, self._local.number = connection, way.number
+        if self.prover is not None:
+            self._check_session(connection, self.prover)
         return connection
+
+    def _check_session(self, connection: http.client.HTTPSConnection, prover: Prover) -> None:
+        """Look at whom this session goes to each time it is used: what it was opened for says nothing later."""
+        self._local.certificate = connection.sock.getpeercert(binary_form=True) or b""
+        try:
+            if not getattr(self._local, "is_asking", False):
+                prover.check(self._local.certificate, getattr(self._local, "run", None))
+        except WardroundError:
+            self.close()
+            raise
 
     def _pieces(self, target: str, size: int) -> Iterator[memoryview]:
         held, failures, buffer = 0, 0, memoryview(bytearray(min(PIECE, size)))

@@ -42,6 +42,7 @@ class Signed(NamedTuple):
 
     headers: dict[str, str]
     key: signing.PrivateKey
+    challenge: str
 
     @property
     def signature(self) -> str:
@@ -111,14 +112,14 @@ class Session:
             WardroundError: The certificate has ended, and was not renewed.
         """
         self._freshen()
-        key = self.way.key
+        key, challenge = self.way.key, self.challenge
         headers = http_signature.sign(
             method=method,
             target=target,
             digest=digest,
             created=int(time.time()),
             nonce=base64.urlsafe_b64encode(secrets.token_bytes(18)).decode(),
-            tag=self.challenge,
+            tag=challenge,
             keyid=self._name,
             key=key,
             whole=whole,
@@ -127,7 +128,7 @@ class Session:
             dpop=dpop,
         )
         tokens = {"authorization": authorization, "dpop": dpop}
-        return Signed(headers | {name: value for name, value in tokens.items() if value}, key)
+        return Signed(headers | {name: value for name, value in tokens.items() if value}, key, challenge)
 
     def check(self, response: http.client.HTTPResponse, content: bytes, request: Signed) -> None:
         """Raise unless the hub gave this answer to this request.

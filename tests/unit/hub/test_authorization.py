@@ -12,8 +12,8 @@ from wardround.authorization import shipped
 from wardround.authorization.decide import Authorizer
 from wardround.codec import canonical
 from wardround.errors import CodecError, ForbiddenError, LoginError, NotFoundError, StepUpError
-from wardround.hub import resources, route
-from wardround.hub.app import ADDRESSES, create_app
+from wardround.hub import app, attestation_routes, resources, route
+from wardround.hub.app import create_app
 from wardround.hub.authentication import Caller, credentials
 from wardround.hub.state import Metrics
 from wardround.ids import SiteId
@@ -21,6 +21,7 @@ from wardround.protocol.messages import Proposal
 from wardround.protocol.plan import SignedPlan
 from wardround.services.circumstances import is_strong
 
+ADDRESSES = (*app.ADDRESSES, *attestation_routes.ADDRESSES)
 STUDY, RUN = "a" * 64, "a" * 64 + ".1"
 PLAN = SimpleNamespace(
     participants=("arran", "bute"),
@@ -88,6 +89,23 @@ MATRIX = {
         ({"scope": STUDY, "digest": STUDY}, "offset=1", None, {"arran", "bute"}),
         ({"scope": "new", "digest": STUDY}, "offset=1", None, {"ada", "mel"}),
     ],
+    ("POST", "/v1/attestations/hub"): [({}, "", None, NODES)],
+    ("POST", "/v1/attestations/challenge"): [({}, "", None, NODES)],
+    ("POST", "/v1/attestations"): [({}, "", None, NODES)],
+    ("POST", "/kbs/v0/auth"): [({}, "", None, NODES)],
+    ("POST", "/kbs/v0/attest"): [({}, "", None, NODES)],
+    ("GET", "/kbs/v0/resource/{repository}/{type}/{tag}"): [
+        ({"repository": STUDY, "type": "model-key", "tag": "1"}, "", None, NODES)
+    ],
+    ("GET", "/v1/log/checkpoint"): [({}, "", None, ALL)],
+    ("GET", "/v1/log/tile/{path:path}"): [({"path": "0/000"}, "", None, ALL)],
+    ("GET", "/v1/log/entries/{path:path}"): [({"path": "000"}, "", None, NODES | {"olga"})],
+    ("GET", "/v1/log/members"): [({}, "", None, NODES)],
+    ("POST", "/v1/log/members"): [({}, "", None, NODES)],
+    ("GET", "/v1/log/requests"): [({}, "", None, NODES)],
+    ("POST", "/v1/log/requests"): [({}, "", None, NODES)],
+    ("POST", "/v1/log/cosignatures"): [({}, "", None, NODES)],
+    ("GET", "/v1/log/answers"): [({}, "", None, NODES)],
     ("PUT", "/v1/blobs/{scope}/{digest}"): [
         ({"scope": RUN, "digest": STUDY}, "", None, {"arran"}),
         ({"scope": STUDY, "digest": STUDY}, "", None, {"arran", "bute"}),
@@ -215,7 +233,7 @@ def test_no_handler_runs_before_the_policies_permit_it(one):
         authorizer=Authorizer(shipped.schema()),
         authentication=SimpleNamespace(check=lambda *_, **__: CALLERS["ada"], challenge=""),
     )
-    app = create_app(lambda _: None)
+    app = create_app(lambda _: None, attestation_routes.ADDRESSES)
     app.state.hub = nothing
     path = one.path
     for name, value in {"study": STUDY, "run": RUN, "scope": STUDY, "digest": STUDY, "name": "arran"}.items():

@@ -5,6 +5,7 @@ from starlette.routing import Route
 
 from wardround.hub import openapi
 from wardround.hub.app import create_app
+from wardround.hub.attestation_routes import ADDRESSES
 
 
 def _unmade(_loop: object) -> object:
@@ -13,9 +14,11 @@ def _unmade(_loop: object) -> object:
 
 def routes() -> set[tuple[str, str]]:
     found = set()
-    for route in create_app(_unmade).routes:
+    for route in create_app(_unmade, ADDRESSES).routes:
         assert isinstance(route, Route)
-        found |= {(method.lower(), route.path) for method in (route.methods or ()) if method != "HEAD"}
+        # OpenAPI has no word for a parameter that may hold slashes.
+        path = route.path.replace(":path}", "}")
+        found |= {(method.lower(), path) for method in (route.methods or ()) if method != "HEAD"}
     return found
 
 
