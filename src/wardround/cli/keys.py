@@ -38,9 +38,11 @@ def show_(folder: str, json_: bool) -> None:
 @as_json
 def rotate(folder: str, to: str, json_: bool) -> None:
     """Make a new key-encryption key and data key, and wrap all data keys anew; no data is rewritten."""
+    from wardround.cli.presenting import permitted
     from wardround.storage.key_ring import open_store
 
     place = Path(folder)
+    permitted(place, "rotate_key", "Key", "state")
     ring = opened_ring(place)
     status = ring.rotate(to=open_store(to, place, os.environ) if to else None)
     words = f"Rotated: key {ring.current} seals from now on. Restart the node, so that it uses it."
@@ -62,10 +64,12 @@ def rotate(folder: str, to: str, json_: bool) -> None:
 @as_json
 def backup(folder: str, shares: int, threshold: int, target: str, json_: bool) -> None:
     """Write share files, to be printed or kept apart; with the state folder, THRESHOLD of them restore its keys."""
+    from wardround.cli.presenting import permitted
     from wardround.storage import key_shares
     from wardround.storage.key_file import write_durably
     from wardround.system import SystemClock, SystemEntropy
 
+    permitted(Path(folder), "rotate_key", "Key", "backup")
     ring = opened_ring(Path(folder))
     recovery, made = key_shares.make(
         ring.tenant, shares=shares, threshold=threshold, draw=SystemEntropy().draw, now=SystemClock().now()
@@ -113,7 +117,13 @@ def restore(folder: str, files: tuple[str, ...], json_: bool) -> None:
 @as_json
 def destroy(folder: str, number: int | None, yes: bool, json_: bool) -> None:
     """Destroy key-encryption keys that nothing refers to; with --key, erase a data key and all that it seals."""
+    from wardround.cli.presenting import permitted
+
     place = Path(folder)
+    if number is None:
+        permitted(place, "rotate_key", "Key", "state")
+    else:
+        permitted(place, "delete", "Key", f"data-{number}")
     ring = opened_ring(place)
     if number is None:
         gone = ring.destroy_versions()

@@ -1,6 +1,5 @@
 """`wardround package`: build, look at, compare and allow study code."""
 
-import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,9 +132,10 @@ def _decision(verdict: Any, words: str) -> None:
     @click.argument("study")
     @_node
     @_advisories
-    @click.option("--person", default=None, help="Who decides [default: who is logged in].")
+    @click.option("--person", default=None, help="Who decides, where people do not log in [default: the login name].")
     @as_json
     def decide(study: str, node_: str, advisories: str | None, person: str | None, json_: bool) -> None:
+        from wardround.cli.presenting import present
         from wardround.node import code
 
         opened = _open(node_)
@@ -143,7 +143,9 @@ def _decision(verdict: Any, words: str) -> None:
             opened,
             study,
             verdict,
-            person=person or getpass.getuser(),
+            person=present(
+                Path(node_), "refuse" if verdict == "refuse" else "approve-code", about=study, person=person
+            ),
             advisories=Path(advisories) if advisories else None,
         )
         missing = opened.code.missing(done.package)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from wardround.crypto import signing
 from wardround.errors import ConfigError, PolicyError
-from wardround.ids import SiteId
+from wardround.ids import SiteId, StudyId
 from wardround.node import advisories as known
 from wardround.node.setup import Node, study_named
-from wardround.protocol.plan import CodePackage
+from wardround.protocol.plan import CodePackage, Plan
 from wardround.provenance import package as packages
 from wardround.provenance.package import Package
+from wardround.services.circumstances import LoggedIn, shown
 from wardround.services.code_review import Review, Verdict
 from wardround.storage.model_files import FolderModelFiles
 from wardround.system import SystemClock
@@ -25,7 +26,13 @@ class Fetched:
 
     package: Package
     data: bytes
-    researcher: SiteId
+    study: StudyId
+    plan: Plan
+
+    @property
+    def researcher(self) -> SiteId:
+        """Whose study it is."""
+        return self.plan.researcher
 
 
 def fetch(node: Node, study: str) -> Fetched:
@@ -45,17 +52,23 @@ def fetch(node: Node, study: str) -> Fetched:
         files = FolderModelFiles(Path(folder))
         data = files.bytes_of(files.fetch(plan.model.package, identifier, node.hub, b""))
     keys = {**_signers(node), plan.researcher: node.approvals.key_of_researcher(plan.researcher)}
-    return Fetched(packages.opened(data, keys), data, plan.researcher)
+    return Fetched(packages.opened(data, keys), data, identifier, plan)
 
 
-def decide(node: Node, study: str, verdict: Verdict, *, person: str, advisories: Path | None) -> Review:
-    """Keep what a person decided about a study's code.
+def decide(node: Node, study: str, verdict: Verdict, *, person: LoggedIn | str, advisories: Path | None) -> Review:
+    """Keep what a person decided about a study's code; a plain name is of somebody who did not log in.
 
     Raises:
-        PolicyError: The site's policy does not allow approving it.
+        PolicyError: The site's policy does not allow approving it, or this person may not.
+        LoginError: People log in here, and this one has not, or not as this takes.
         PackageError: Its libraries have known weaknesses, or it lacks a signature that the policy asks for.
     """
     fetched, scanned_at = fetch(node, study), 0.0
+    now = SystemClock().now()
+    if verdict == "approve":
+        node.authorizing.code(person, fetched.package.digest, fetched.researcher, now)
+    else:
+        node.authorizing.decide_study(person, "refuse", fetched.study, fetched.plan, now)
     if advisories is not None:
         weak, _ = known.look_up(fetched.package.pins, advisories)
         if weak and verdict == "approve":
@@ -63,7 +76,12 @@ def decide(node: Node, study: str, verdict: Verdict, *, person: str, advisories:
             raise PolicyError(f"{len(weak)} known weaknesses: {names}; ask for a package that pins other versions")
         scanned_at = SystemClock().now()
     return node.code.decide(
-        fetched.data, fetched.package, verdict, person=person, researcher=fetched.researcher, scanned_at=scanned_at
+        fetched.data,
+        fetched.package,
+        verdict,
+        person=shown(person),
+        researcher=fetched.researcher,
+        scanned_at=scanned_at,
     )
 
 
