@@ -85,7 +85,8 @@ def _settings() -> Iterator[str]:
         yield "| setting | default |\n|---|---|"
         for field in msgspec.structs.fields(kind):
             plain = field.default if field.default is not msgspec.NODEFAULT else "required"
-            shown = "see SitePolicy" if isinstance(plain, msgspec.Struct) else plain
+            plain = sorted(plain) if isinstance(plain, frozenset) else plain
+            shown = f"see {type(plain).__name__}" if isinstance(plain, msgspec.Struct) else plain
             yield f"| `{field.name}` | `{shown}` |"
         yield ""
 
