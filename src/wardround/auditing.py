@@ -51,6 +51,8 @@ __all__ = ["Auditing", "LogPlace", "make_keys", "signers"]
 
 _KEY_BYTES: Final = 64
 _LOOK_SECONDS: Final = 0.5
+_PUBLISH_SECONDS: Final = 5.0
+"""Entries are durable before; signing a checkpoint over them takes some twenty syncs, for which others wait."""
 _PATIENCE_SECONDS: Final = 10.0
 _TRIES: Final = 8
 _log = structlog.get_logger("wardround.audit")
@@ -102,7 +104,7 @@ class Auditing:
         until = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
-                self._log, self._trail = self._opened(publish_seconds=1.0)
+                self._log, self._trail = self._opened(publish_seconds=_PUBLISH_SECONDS)
                 break
             except ConfigError:
                 # A command may be writing an entry just now.

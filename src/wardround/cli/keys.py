@@ -3,7 +3,7 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -44,6 +44,7 @@ def rotate(folder: str, to: str, json_: bool) -> None:
     place = Path(folder)
     permitted(place, "rotate_key", "Key", "state")
     ring = opened_ring(place)
+    _record(place, "rotated")
     status = ring.rotate(to=open_store(to, place, os.environ) if to else None)
     words = f"Rotated: key {ring.current} seals from now on. Restart the node, so that it uses it."
     if to:
@@ -134,8 +135,22 @@ def destroy(folder: str, number: int | None, yes: bool, json_: bool) -> None:
     if not yes:
         click.echo(f"Key {number} seals {values.get(number, 0)} values and {files.get(number, 0)} files.")
         click.confirm("They cannot be read by anyone afterwards. Erase it?", abort=True)
+    _record(place, "destroyed")
     ring.erase(number)
     show(json_, {"erased": number}, f"Key {number} is erased, with what it sealed. Restart the node: it may hold it.")
+
+
+def _record(folder: Path, change: Literal["rotated", "destroyed"]) -> None:
+    from wardround.audit.entry import KeyChange
+    from wardround.codec import canonical
+    from wardround.node.setup import open_recording
+
+    recording = open_recording(folder)
+    try:
+        name = canonical.digest(f"state key of {recording.config.name}".encode())
+        recording.auditing.record(KeyChange(change, name, "state-key", holder=recording.config.name))
+    finally:
+        recording.auditing.close()
 
 
 def opened_ring(folder: Path) -> "KeyRing":

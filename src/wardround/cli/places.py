@@ -64,6 +64,7 @@ def open_place(folder: Path, *, origin: str = "http://localhost") -> Iterator[Pl
 def _open_hub(folder: Path) -> Iterator[Place]:
     from wardround.hub import people as hub_people
     from wardround.hub import setup
+    from wardround.services.login_records import recorded
     from wardround.storage.database import open_database
 
     settings, config = hub_people.people_settings(folder), setup.load_config(folder)
@@ -74,7 +75,14 @@ def _open_hub(folder: Path) -> Iterator[Place]:
     if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
         url = f"sqlite:///{(folder / url.removeprefix('sqlite:///')).resolve()}"
     with open_database(url) as database:
-        opened = hub_people.open_people(folder, settings, database, url=people_url(config), environ=os.environ)
+
+        def record(outcome: str, method: str, name: str) -> None:
+            with setup.auditing(folder) as recorder:
+                recorded(recorder)(outcome, method, name)
+
+        opened = hub_people.open_people(
+            folder, settings, database, url=people_url(config), environ=os.environ, record=record
+        )
         if opened is None:
             raise ConfigError("people.provider is none")
         yield Place(place_name(folder), "wardround:hub", "", opened.desk, opened.provider)
@@ -82,21 +90,28 @@ def _open_hub(folder: Path) -> Iterator[Place]:
 
 @contextmanager
 def _open_node(folder: Path, origin: str) -> Iterator[Place]:
-    from wardround.config import secret
     from wardround.node import people as node_people
     from wardround.node import setup
-    from wardround.storage.vault import SealedVault
-    from wardround.system import private_folder
+    from wardround.services.login_records import recorded
 
     settings, config = node_people.people_settings(folder), setup.load_config(folder)
     address = f"wardround:node/{config.name}"
     if settings.provider == "none":
         yield Place(place_name(folder), address, config.name, None, None)
         return
-    state = private_folder(folder / config.state)
-    vault = SealedVault(state / "node.sqlite", secret(config.state_key, folder, os.environ))
+    vault = setup.open_vault(folder)
+
+    def record(outcome: str, method: str, name: str) -> None:
+        recording = setup.open_recording(folder)
+        try:
+            recorded(recording.auditing)(outcome, method, name)
+        finally:
+            recording.auditing.close()
+
     try:
-        opened = node_people.open_people(folder, settings, vault, config.name, origin=origin, environ=os.environ)
+        opened = node_people.open_people(
+            folder, settings, vault, config.name, origin=origin, environ=os.environ, record=record
+        )
         if opened is None:
             raise ConfigError("people.provider is none")
         yield Place(place_name(folder), address, config.name, opened.desk, opened.provider)

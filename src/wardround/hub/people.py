@@ -13,6 +13,7 @@ from wardround.crypto import jose
 from wardround.errors import ConfigError
 from wardround.ports import Clock
 from wardround.services.desk import Desk, local_desk, provider_desk
+from wardround.services.login_records import LoginRecord, unrecorded
 from wardround.services.passkeys import RelyingParty
 from wardround.services.people import PeopleSettings, check_settings
 from wardround.storage.accounts import open_accounts
@@ -51,7 +52,13 @@ def people_settings(folder: Path) -> PeopleSettings:
 
 
 def open_people(
-    folder: Path, settings: PeopleSettings, database: Database, *, url: str, environ: Mapping[str, str]
+    folder: Path,
+    settings: PeopleSettings,
+    database: Database,
+    *,
+    url: str,
+    environ: Mapping[str, str],
+    record: LoginRecord = unrecorded,
 ) -> HubPeople | None:
     """How the hub in `folder` knows people; None where its provider is none.
 
@@ -78,7 +85,7 @@ def open_people(
     _make(folder / _ISSUER_KEY, lambda: jose.private_pem(ec.generate_private_key(ec.SECP256R1())))
     key = jose.load_private(secret(f"file:{_ISSUER_KEY}", folder, environ))
     party = _party(url)
-    desk = local_desk(settings, accounts, entropy, key=key, place=url, party=party)
+    desk = local_desk(settings, accounts, entropy, key=key, place=url, party=party, record=record)
     return HubPeople(desk, url, clock, entropy.draw(32), None)
 
 

@@ -35,7 +35,7 @@ from wardround.protocol.invite import Invite, format_invite
 from wardround.protocol.log_messages import HUB, LogMember
 from wardround.protocol.messages import Role
 from wardround.protocol.run import Phase, Run
-from wardround.services import people
+from wardround.services import login_records, people
 from wardround.services.circumstances import is_strong
 from wardround.services.coordinator import Coordinator
 from wardround.services.enrolment import Enrolments
@@ -277,7 +277,9 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         record=recorded(writing),
     )
     settings = people_settings(folder)
-    login = open_people(folder, settings, database, url=config.url_public, environ=os.environ)
+    login = open_people(
+        folder, settings, database, url=config.url_public, environ=os.environ, record=login_records.recorded(writing)
+    )
     own = folder / "policy.cedar"
     authorizer = shipped.hub(own.read_text() if own.exists() else "")
     writing.policy("hub", authorizer.digest)

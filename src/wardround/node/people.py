@@ -15,6 +15,7 @@ from wardround.errors import ConfigError
 from wardround.ids import SiteId
 from wardround.ports import Vault
 from wardround.services.desk import Desk, local_desk, provider_desk
+from wardround.services.login_records import LoginRecord, unrecorded
 from wardround.services.passkeys import RelyingParty
 from wardround.services.people import PeopleSettings, check_settings
 from wardround.storage.vault_accounts import VaultAccounts
@@ -49,7 +50,14 @@ def people_settings(folder: Path) -> PeopleSettings:
 
 
 def open_people(
-    folder: Path, settings: PeopleSettings, vault: Vault, site: SiteId, *, origin: str, environ: Mapping[str, str]
+    folder: Path,
+    settings: PeopleSettings,
+    vault: Vault,
+    site: SiteId,
+    *,
+    origin: str,
+    environ: Mapping[str, str],
+    record: LoginRecord = unrecorded,
 ) -> NodePeople | None:
     """How the node in `folder` knows people; None where its provider is none.
 
@@ -79,7 +87,8 @@ def open_people(
         write_private(folder / _ISSUER_KEY, jose.private_pem(ec.generate_private_key(ec.SECP256R1())))
     key = jose.load_private(secret(f"file:{_ISSUER_KEY}", folder, environ))
     party = RelyingParty("localhost", origin, f"Wardround at {site}")
-    return NodePeople(local_desk(settings, accounts, entropy, key=key, place=place, party=party, site=site), None)
+    desk = local_desk(settings, accounts, entropy, key=key, place=place, party=party, site=site, record=record)
+    return NodePeople(desk, None)
 
 
 def _text(folder: Path, name: str) -> str:

@@ -61,6 +61,7 @@ __all__ = [
     "open_node",
     "open_recording",
     "open_records",
+    "open_vault",
     "own_model",
     "place_of",
     "rotate_key",
@@ -316,10 +317,17 @@ def open_recording(folder: Path) -> Recording:
     Raises:
         ConfigError: A setting or key is missing or wrong.
     """
+    return Recording(folder, load_config(folder), open_vault(folder))
+
+
+def open_vault(folder: Path) -> SealedVault:
+    """The node's vault, under its key ring.
+
+    Raises:
+        ConfigError: A setting or key is missing or wrong.
+    """
     config = load_config(folder)
-    return Recording(
-        folder, config, SealedVault(private_folder(folder / config.state) / "node.sqlite", _ring(folder, config))
-    )
+    return SealedVault(private_folder(folder / config.state) / "node.sqlite", _ring(folder, config))
 
 
 def open_budgets(folder: Path) -> Budgets:

@@ -13,6 +13,7 @@ from wardround.services.accounts import AccountBook
 from wardround.services.endings import Endings
 from wardround.services.first_login import FirstLogins
 from wardround.services.issuer import Issuer
+from wardround.services.login_records import LoginRecord, unrecorded
 from wardround.services.passkeys import Passkeys, RelyingParty
 from wardround.services.people import Introspect, KeySource, Logins, PeopleSettings, check_settings
 from wardround.services.sign_in import SignIn
@@ -53,6 +54,7 @@ def local_desk(
     place: str,
     party: RelyingParty,
     site: str = "",
+    record: LoginRecord = unrecorded,
 ) -> Desk:
     """A desk over local accounts.
 
@@ -64,6 +66,7 @@ def local_desk(
         place: What issues, and what tokens are for: a hub's address, or ``wardround:node/<site>``.
         party: For whom passkeys are.
         site: Of a node: the site that everybody here is of.
+        record: Told of every login, before anything follows from it.
 
     Raises:
         ConfigError: The settings cannot hold.
@@ -71,11 +74,11 @@ def local_desk(
     check_settings(settings)
     audience, endings = settings.audience or place, Endings(accounts)
     book = AccountBook(accounts, entropy, issuer=place)
-    passkeys = Passkeys(book, entropy, party)
+    passkeys = Passkeys(book, entropy, party, record=record)
     issuer = Issuer(book, accounts, entropy, key=key, issuer=place, audience=audience, settings=settings)
     first = FirstLogins(book, passkeys, entropy, party=f"Wardround {site or party.id}")
     logins = Logins(settings, issuer=place, audience=audience, keys=lambda _: issuer.keys(), endings=endings, site=site)
-    local = LocalPeople(book, issuer, SignIn(book, entropy), passkeys, first, site)
+    local = LocalPeople(book, issuer, SignIn(book, entropy, record=record), passkeys, first, site)
     return Desk(settings, place, audience, logins, endings, local)
 
 

@@ -36,6 +36,7 @@ from webauthn.helpers.structs import (
 from wardround.errors import LoginError
 from wardround.ports import Entropy
 from wardround.services.accounts import Account, AccountBook, Passkey
+from wardround.services.login_records import LoginRecord, unrecorded, written
 from wardround.services.pending import Pending
 from wardround.services.people import PASSKEY_ACR
 from wardround.services.sign_in import Authentication
@@ -77,8 +78,10 @@ class RelyingParty:
 class Passkeys:
     """Ceremonies for the accounts of one hub or node. May be used by several threads."""
 
-    def __init__(self, book: AccountBook, entropy: Entropy, party: RelyingParty) -> None:
-        self._book, self._entropy, self._party = book, entropy, party
+    def __init__(
+        self, book: AccountBook, entropy: Entropy, party: RelyingParty, *, record: LoginRecord = unrecorded
+    ) -> None:
+        self._book, self._entropy, self._party, self._record = book, entropy, party, record
         self._challenges: Pending[tuple[str, bytes]] = Pending(CHALLENGE_SECONDS)
 
     def creation(self, account: Account, binding: str, now: float) -> str:
@@ -144,6 +147,12 @@ class Passkeys:
         Raises:
             LoginError: Nobody: another challenge, party or key, no user verification, or a counter that fell back.
         """
+        with written(self._record, "passkey") as accepted:
+            done = self._answered(binding, answer, now)
+            accepted.append(done.name)
+        return done
+
+    def _answered(self, binding: str, answer: Mapping[str, Any], now: float) -> Authentication:
         challenge = self._taken("get", binding, now)
         account = self._book.by_handle(_handle(answer))
         found = [one for one in account.passkeys if _identifier(answer) == one.credential]

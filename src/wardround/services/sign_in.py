@@ -20,6 +20,7 @@ from wardround.errors import LoginError, NotFoundError, UnavailableError
 from wardround.ports import Entropy
 from wardround.services import one_time_codes, passwords
 from wardround.services.accounts import Account, AccountBook, Totp
+from wardround.services.login_records import LoginRecord, unrecorded, written
 from wardround.services.people import TWO_FACTOR_ACR
 
 __all__ = ["Authentication", "SignIn", "lock_seconds"]
@@ -46,8 +47,8 @@ class Authentication:
 class SignIn:
     """Passwords with codes, for the accounts of one hub or node. May be used by several threads."""
 
-    def __init__(self, book: AccountBook, entropy: Entropy) -> None:
-        self._book = book
+    def __init__(self, book: AccountBook, entropy: Entropy, *, record: LoginRecord = unrecorded) -> None:
+        self._book, self._record = book, record
         # Each derivation takes 32 MiB: so many at once and no more.
         self._room = threading.BoundedSemaphore(_AT_ONCE)
         self._nobody = passwords.Password(entropy.draw(passwords.SALT_BYTES), entropy.draw(32))
@@ -59,6 +60,12 @@ class SignIn:
             LoginError: Something is wrong, or was tried too often; does not say what.
             UnavailableError: Too many log in at this moment, or the store did not answer.
         """
+        with written(self._record, "password-code") as accepted:
+            done = self._accepted(name, password, code, now)
+            accepted.append(done.name)
+        return done
+
+    def _accepted(self, name: str, password: str, code: str, now: float) -> Authentication:
         account = self._with_password(name, password, now)
         totp = account.totp if account is not None else None
         step = one_time_codes.accepted_step(totp.secret, code, now, totp.last_step) if totp is not None else None

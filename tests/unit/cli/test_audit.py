@@ -20,6 +20,7 @@ from wardround.protocol.plan import BlobRef, BuiltinModel, CodePackage, Training
 from wardround.protocol.policy import SitePolicy
 from wardround.sdk import site_audit
 from wardround.sdk import study as studies
+from wardround.system import write_private
 
 
 def declared(**changes):
@@ -63,6 +64,7 @@ def node(tmp_path, monkeypatch):
     folder = tmp_path / "arran"
     folder.mkdir()
     (folder / "node.toml").write_text('name = "arran"\nhub = "https://127.0.0.1:1"\n')
+    write_private(folder / "keys" / "state.key", bytes(32))
     monkeypatch.setattr(setup, "open_records", lambda *_: SimpleNamespace(load=lambda _: table()))
     return folder
 
@@ -124,7 +126,8 @@ def opened(monkeypatch, study, **changes):
     )
     config = SimpleNamespace(state="state", policy=SitePolicy())
     hub = Hub(study, **changes)
-    node = SimpleNamespace(approvals=approvals, hub=hub, config=config)
+    recording = SimpleNamespace(source=lambda records, _plan, **_: records)
+    node = SimpleNamespace(approvals=approvals, hub=hub, config=config, recording=recording)
     monkeypatch.setattr(setup, "open_node", lambda *_: node)
     monkeypatch.setattr(site_audit, "_fetched", lambda _, __, ref: study.initial if ref else b"")
     return told

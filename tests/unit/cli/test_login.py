@@ -43,7 +43,6 @@ def node(tmp_path):
 @pytest.fixture
 def hub(tmp_path):
     hub_setup.init(tmp_path / "hub", listen="127.0.0.1:8443", hosts=["hub.example.org"])
-    write_private(tmp_path / "hub" / "people.toml", b'provider = "local"\n')
     return tmp_path / "hub"
 
 

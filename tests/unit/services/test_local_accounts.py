@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.simulation.authenticator import Authenticator, encoded
 
-from wardround.errors import ConfigError, LoginError, NotFoundError, WardroundError
+from wardround.errors import ConfigError, LoginError, NotFoundError, StorageFullError, WardroundError
 from wardround.services import one_time_codes, passkeys, passwords, sign_in
 from wardround.services.accounts import AccountBook
 from wardround.services.endings import Endings
@@ -177,6 +177,26 @@ def test_a_password_and_a_code_log_in_as_two_factors(desk):
     totp, _ = desk.ada()
     done = desk.sign_in.with_code("ada", PASSWORD, totp.at(NOW), NOW)
     assert (done.name, set(done.amr), done.at) == ("ada", {"pwd", "otp", "mfa"}, NOW)
+
+
+def test_every_login_and_every_refusal_is_written_down_and_a_refusal_names_nobody(desk):
+    told = []
+    sign_in = SignIn(desk.book, Random(), record=lambda *words: told.append(words))
+    totp, _ = desk.ada()
+    for name, password in (("ada", "wrong horse battery"), ("nobody", PASSWORD)):
+        with pytest.raises(LoginError):
+            sign_in.with_code(name, password, totp.at(NOW), NOW)
+    sign_in.with_code("ada", PASSWORD, totp.at(NOW + 60), NOW + 60)
+    assert told == [("refused", "password-code", "")] * 2 + [("accepted", "password-code", "ada")]
+
+
+def test_who_cannot_be_written_down_is_not_let_in(desk):
+    def full(*_words):
+        raise StorageFullError("the disk is full")
+
+    totp, _ = desk.ada()
+    with pytest.raises(StorageFullError):
+        SignIn(desk.book, Random(), record=full).with_code("ada", PASSWORD, totp.at(NOW), NOW)
 
 
 def test_a_code_counts_once_and_an_older_one_not_after_it(desk):
