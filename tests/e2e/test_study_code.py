@@ -128,6 +128,18 @@ def test_a_study_is_carried_as_one_file_and_checked_on_the_other_side(tmp_path, 
         "initial.safetensors",
         "package.zip",
     }
+    # At a hub of the federation that has never heard of it, and does not run.
+    federation.hub.stop()
+    (federation.hub_folder / "state" / "hub.sqlite").rename(tmp_path / "before.sqlite")
+    refused = wardround_command("hub", "import", federation.hub_folder, bundle)
+    assert refused.returncode == 1
+    assert "nobody is enrolled" in refused.stderr
+    for path in (federation.hub_folder / "state").glob("hub.sqlite*"):
+        path.unlink()
+    (tmp_path / "before.sqlite").rename(federation.hub_folder / "state" / "hub.sqlite")
+    taken = done("hub", "import", federation.hub_folder, bundle)
+    assert (taken["study"], taken["phase"]) == (study, "proposed")
+    federation.start_hub()
     data = bytearray(bundle.read_bytes())
     data[-1] ^= 1
     (tmp_path / "altered").write_bytes(data)

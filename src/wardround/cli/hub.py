@@ -86,6 +86,26 @@ def revoke(name: str, folder: str, json_: bool) -> None:
     show(json_, {"revoked": name}, f"{name} is refused from now on.")
 
 
+@hub.command(name="import")
+@folder_argument("hub")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@as_json
+def import_(folder: str, file: str, json_: bool) -> None:
+    """Propose the study in the bundle FILE, which its researcher exported, at the hub in FOLDER."""
+    from wardround.errors import PackageError
+    from wardround.hub import importing, setup
+    from wardround.sdk import carrying
+
+    place = Path(folder)
+    authority = (place / setup.load_config(place).authority).read_bytes()
+    with carrying.opened(Path(file), authority) as carried:
+        if carried.signed is None:
+            raise PackageError("this bundle holds no study")
+        named = [path for role, path in carried.files.items() if role in {"initial", "package"}]
+        status = importing.propose(place, carried.signed, named)
+    show(json_, status, f"{status.study}\n{status.title}: {status.phase}; waiting for {', '.join(status.decisions)}")
+
+
 @hub.command(name="rotate-authority")
 @folder_argument("hub")
 @click.option("--force", is_flag=True, help="Do not wait for those who have not renewed: they need new invites.")

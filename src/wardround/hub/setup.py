@@ -49,7 +49,17 @@ from wardround.storage.database import Database, open_database
 from wardround.storage.vault import SealedVault
 from wardround.system import SystemClock, SystemEntropy, private_folder, tune_allocator, write_private
 
-__all__ = ["init", "invite", "load_config", "open_state", "revoke", "rotate_authority", "serve"]
+__all__ = [
+    "init",
+    "invite",
+    "load_config",
+    "open_enrolments",
+    "open_hub_database",
+    "open_state",
+    "revoke",
+    "rotate_authority",
+    "serve",
+]
 
 _LOOK_SECONDS = 1.0
 _log = structlog.get_logger("wardround.hub")
@@ -120,9 +130,9 @@ def load_config(folder: Path) -> HubConfig:
 def invite(folder: Path, name: SiteId, role: Role, lifetime_seconds: float) -> str:
     """A one-time invite line for a newcomer."""
     config = load_config(folder)
-    database = _database(folder, config)
+    database = open_hub_database(folder, config)
     try:
-        words = _enrolments(folder, config, database.registry).invite(name, role, lifetime_seconds)
+        words = open_enrolments(folder, config, database.registry).invite(name, role, lifetime_seconds)
     finally:
         database.close()
     authority = (folder / config.authority).read_bytes()
@@ -135,7 +145,7 @@ def revoke(folder: Path, name: SiteId) -> None:
     Raises:
         NotFoundError: Nobody is enrolled under this name.
     """
-    database = _database(folder, load_config(folder))
+    database = open_hub_database(folder, load_config(folder))
     try:
         with auditing(folder) as recorder:
             RecordedRegistry(database.registry, recorder).revoke(name)
@@ -150,7 +160,7 @@ def rotate_authority(folder: Path, *, force: bool = False) -> str:
         ConfigError: It is too early for this step.
     """
     config = load_config(folder)
-    database = _database(folder, config)
+    database = open_hub_database(folder, config)
     try:
         identities = database.registry.identities()
     finally:
@@ -230,10 +240,10 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
     clock, bell = SystemClock(), Bell(loop)
     writing = open_auditing(folder)
     writing.serve()
-    database = _database(folder, config)
+    database = open_hub_database(folder, config)
     events = RecordedEvents(database.event_log, writing)
     blobs = FolderBlobs(folder / config.blobs)
-    enrolments = _enrolments(folder, config, RecordedRegistry(database.registry, writing))
+    enrolments = open_enrolments(folder, config, RecordedRegistry(database.registry, writing))
     rosters = Rosters(events)
     offered: dict[str, str] = {}
 
@@ -310,7 +320,12 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
     )
 
 
-def _database(folder: Path, config: HubConfig) -> Database:
+def open_hub_database(folder: Path, config: HubConfig) -> Database:
+    """The hub's database.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
     url = config.database
     if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
         url = f"sqlite:///{(folder / url.removeprefix('sqlite:///')).resolve()}"
@@ -354,7 +369,7 @@ def forget_log(folder: Path, name: SiteId) -> None:
     Raises:
         NotFoundError: It has handed in none.
     """
-    database = _database(folder, load_config(folder))
+    database = open_hub_database(folder, load_config(folder))
     try:
         with auditing(folder) as recorder:
             log_members(database, recorder).forget(name)
@@ -362,7 +377,12 @@ def forget_log(folder: Path, name: SiteId) -> None:
         database.close()
 
 
-def _enrolments(folder: Path, config: HubConfig, registry: Registry) -> Enrolments:
+def open_enrolments(folder: Path, config: HubConfig, registry: Registry) -> Enrolments:
+    """Who is enrolled, and the authority that certifies.
+
+    Raises:
+        ConfigError: The authority's key or certificate is missing.
+    """
     authority_key, authority = authorities.present(folder, config)
     return Enrolments(
         registry,
