@@ -1,6 +1,7 @@
 """`wardround node`: make and run a hospital's node, and decide about studies."""
 
 import signal
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from wardround.cli.output import as_json, configure_logs, folder_argument, show
 from wardround.cli.privacy_audit import node_audit
 
 if TYPE_CHECKING:
+    from wardround.node.agent import Agent
     from wardround.node.setup import Node
     from wardround.services.approvals import Verdict
 
@@ -123,17 +125,29 @@ def run(folder: str, log_json: bool) -> None:
     configure_logs(json_=log_json)
     opened = setup.open_node(Path(folder), progress=_log_progress)
     _hand_in_card(opened)
-    agent = opened.agent()
+    agent, told = opened.agent(), list[int]()
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: _stop(agent))
+        signal.signal(name, lambda number, _: told.append(number))
     click.echo(f"{opened.config.name} waits for tasks from {opened.config.hub}. Stop with Ctrl-C.", err=True)
+    # The agent has a thread of its own, so that a signal interrupts nothing that others wait for.
+    failed: list[BaseException] = []
+    working = threading.Thread(target=_working, args=(agent, failed), daemon=True, name="agent")
+    working.start()
+    while working.is_alive() and not told:  # no lock of ours: the handler runs in the middle of whatever waits
+        working.join(0.2)
+    agent.stop()
+    opened.participant.close()
+    opened.recording.auditing.close()
+    opened.hub.close()
+    if failed:
+        raise failed[0]
+
+
+def _working(agent: "Agent", failed: list[BaseException]) -> None:
     try:
         agent.run()
-    finally:
-        # Not where the signal came: what it interrupted may hold a lock that closing needs.
-        opened.participant.close()
-        opened.recording.auditing.close()
-        opened.hub.close()
+    except BaseException as error:  # noqa: BLE001, the main thread raises it
+        failed.append(error)
 
 
 @node.command()
@@ -263,8 +277,3 @@ def _log_progress(what: str, task: Any) -> None:
     import structlog
 
     structlog.get_logger("wardround.node").info(what, run=task.run[:12], round=task.number)
-
-
-def _stop(agent: Any) -> None:
-    agent.stop()
-    raise SystemExit(0)
