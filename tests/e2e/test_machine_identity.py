@@ -372,8 +372,8 @@ def test_a_node_says_loudly_that_it_cannot_renew_and_recovers(tmp_path: Path) ->
 
 
 def test_after_the_grace_it_takes_an_invite(tmp_path: Path) -> None:
-    with opened(tmp_path, certificate_hours=1 / 3600, renewal_grace_days=0) as world:
-        time.sleep(2.5)
+    with opened(tmp_path, certificate_hours=5 / 3600, renewal_grace_days=0) as world:
+        time.sleep(6.5)
         done = wardround_command("node", "rotate-key", world.folder)
         assert done.returncode != 0
         assert "expired" in done.stderr
