@@ -27,7 +27,7 @@ print("serving", flush=True)
 time.sleep(60)
 """
 COMMAND = """
-import sys
+import sys, time
 from pathlib import Path
 from wardround.audit.entry import Deletion
 from wardround.auditing import Auditing, LogPlace
@@ -37,6 +37,7 @@ place = LogPlace("arran", Path(sys.argv[1]), Path(sys.argv[1]) / "state")
 for number in range(int(sys.argv[2]), int(sys.argv[3])):
     Auditing(place, MemoryVault()).record(Deletion("told", number))
     print(number, flush=True)
+    time.sleep(0.06)  # long enough for the writer to be killed several times meanwhile
 """
 
 
