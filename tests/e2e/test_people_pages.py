@@ -24,6 +24,7 @@ from wardround.errors import LoginError
 from wardround.hub import people as hub_people
 from wardround.hub import people_routes
 from wardround.hub import setup as hub_setup
+from wardround.people_folder import people_settings
 from wardround.services import people
 from wardround.storage.database import open_database
 from wardround.system import write_private
@@ -153,7 +154,7 @@ class Hub:
             folder, listen=f"127.0.0.1:{free_port()}", hosts=["localhost"], listen_public=f"127.0.0.1:{port}"
         )
         self.folder, self.port, self.url = folder, port, f"https://localhost:{port}"
-        settings = hub_people.people_settings(folder)
+        settings = people_settings(folder)
         self.database = open_database(f"sqlite:///{folder}/state/hub.sqlite")
         self.people = hub_people.open_people(folder, settings, self.database, url=self.url, environ={})
         self.loop = asyncio.new_event_loop()

@@ -39,13 +39,10 @@ def settings_of(folder: Path) -> "PeopleSettings":
     Raises:
         ConfigError: There is neither hub nor node here, or a setting is wrong.
     """
-    if _is_hub(folder):
-        from wardround.hub import people as hub_people
+    from wardround.people_folder import people_settings
 
-        return hub_people.people_settings(folder)
-    from wardround.node import people as node_people
-
-    return node_people.people_settings(folder)
+    _is_hub(folder)  # or it says that this is neither
+    return people_settings(folder)
 
 
 @contextmanager
@@ -64,10 +61,11 @@ def open_place(folder: Path, *, origin: str = "http://localhost") -> Iterator[Pl
 def _open_hub(folder: Path) -> Iterator[Place]:
     from wardround.hub import people as hub_people
     from wardround.hub import setup
+    from wardround.people_folder import people_settings
     from wardround.services.login_records import recorded
     from wardround.storage.database import open_database
 
-    settings, config = hub_people.people_settings(folder), setup.load_config(folder)
+    settings, config = people_settings(folder), setup.load_config(folder)
     if settings.provider == "none":
         yield Place(place_name(folder), "wardround:hub", "", None, None)
         return
@@ -92,9 +90,10 @@ def _open_hub(folder: Path) -> Iterator[Place]:
 def _open_node(folder: Path, origin: str) -> Iterator[Place]:
     from wardround.node import people as node_people
     from wardround.node import setup
+    from wardround.people_folder import people_settings
     from wardround.services.login_records import recorded
 
-    settings, config = node_people.people_settings(folder), setup.load_config(folder)
+    settings, config = people_settings(folder), setup.load_config(folder)
     address = f"wardround:node/{config.name}"
     if settings.provider == "none":
         yield Place(place_name(folder), address, config.name, None, None)

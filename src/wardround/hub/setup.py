@@ -26,10 +26,11 @@ from wardround.hub.bell import Bell
 from wardround.hub.cluster import RayPool
 from wardround.hub.listening import Doors, check_free
 from wardround.hub.log_post import LogPost
-from wardround.hub.people import HubPeople, open_people, people_settings
+from wardround.hub.people import HubPeople, open_people
 from wardround.hub.signing_answers import AnswerSigner, Revocations, SignedAnswers
 from wardround.hub.state import HubState
 from wardround.ids import SiteId
+from wardround.people_folder import people_settings
 from wardround.ports import Registry
 from wardround.protocol.invite import Invite, format_invite
 from wardround.protocol.log_messages import HUB, LogMember

@@ -7,24 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from wardround.config import load, secret
-from wardround.crypto import jose
-from wardround.errors import ConfigError
 from wardround.ids import SiteId
+from wardround.people_folder import issuer_key, provider_of
 from wardround.ports import Vault
 from wardround.services.desk import Desk, local_desk, provider_desk
 from wardround.services.login_records import LoginRecord, unrecorded
 from wardround.services.passkeys import RelyingParty
-from wardround.services.people import PeopleSettings, check_settings
+from wardround.services.people import PeopleSettings
 from wardround.storage.vault_accounts import VaultAccounts
-from wardround.system import SystemEntropy, write_private
+from wardround.system import SystemEntropy
 from wardround.transport import oidc
 
-__all__ = ["NodePeople", "open_people", "people_settings"]
-
-_ISSUER_KEY = "keys/issuer.key"
+__all__ = ["NodePeople", "open_people"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +27,6 @@ class NodePeople:
 
     desk: Desk
     provider: oidc.RelyingParty | None
-
-
-def people_settings(folder: Path) -> PeopleSettings:
-    """The settings in ``people.toml`` of a node's folder; without the file, nobody is checked.
-
-    No variable changes them: who may set one in a terminal may not thereby be believed.
-
-    Raises:
-        ConfigError: A setting is wrong.
-    """
-    path = folder / "people.toml"
-    settings = load(path.read_text(), PeopleSettings, {}, "") if path.exists() else PeopleSettings()
-    check_settings(settings)
-    return settings
 
 
 def open_people(
@@ -70,29 +50,12 @@ def open_people(
         return None
     entropy, accounts, place = SystemEntropy(), VaultAccounts(vault), f"wardround:node/{site}"
     if settings.provider == "oidc":
-        provider = oidc.RelyingParty(
-            settings.issuer,
-            settings.client,
-            client_secret=secret(settings.client_secret, folder, environ).decode() if settings.client_secret else "",
-            audience=settings.audience or place,
-            scope=settings.scope,
-            authority=_text(folder, settings.authority),
-            loopback_http=settings.loopback_http,
-        )
+        provider = provider_of(folder, settings, place, environ)
         desk = provider_desk(
             settings, accounts, place=place, keys=provider.keys, introspect=provider.introspect, site=site
         )
         return NodePeople(desk, provider)
-    if not (folder / _ISSUER_KEY).exists():
-        write_private(folder / _ISSUER_KEY, jose.private_pem(ec.generate_private_key(ec.SECP256R1())))
-    key = jose.load_private(secret(f"file:{_ISSUER_KEY}", folder, environ))
+    key = issuer_key(folder, environ)
     party = RelyingParty("localhost", origin, f"Wardround at {site}")
     desk = local_desk(settings, accounts, entropy, key=key, place=place, party=party, site=site, record=record)
     return NodePeople(desk, None)
-
-
-def _text(folder: Path, name: str) -> str:
-    path = folder / name
-    if name and not path.is_file():
-        raise ConfigError(f"people.authority: there is no file {path}")
-    return path.read_text() if name else ""

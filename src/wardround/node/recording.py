@@ -10,8 +10,8 @@ from wardround.codec import canonical
 from wardround.config import NodeConfig
 from wardround.crypto import certificate, signing
 from wardround.node.authorizing import Authorizing
-from wardround.node.people import people_settings
 from wardround.node.witnessing import Witnessing
+from wardround.people_folder import people_settings
 from wardround.ports import HubClient, RecordSource, Vault
 from wardround.protocol.plan import Plan, study_id
 from wardround.services.budgets import Budgets
