@@ -15,6 +15,7 @@ from typing import IO
 
 import numpy as np
 
+from wardround.cli.demo import NEVER_MAKES_ROOM
 from wardround.clinical.contract import Column, DataContract, Label
 from wardround.codec import canonical, tensors
 from wardround.codec.tensors import TensorSpec
@@ -31,22 +32,6 @@ from wardround.secagg import roster as rosters
 from wardround.secagg.roster import Roster, RosterMember, SignedRoster
 
 __all__ = ["Federation", "federation", "peak_bytes", "resident_bytes", "study"]
-
-_NEVER_MAKES_ROOM = """
-[sandbox]
-idle = false
-
-[sandbox.pressure]
-processor_high = 100.0
-processor_low = 99.0
-memory_high = 100.0
-memory_low = 99.0
-disk_high = 100.0
-disk_low = 99.0
-load_high = 100.0
-load_low = 99.0
-"""
-"""Settings of a node that has this machine to itself."""
 
 
 class Federation:
@@ -107,7 +92,7 @@ def _enrolled(place: Path, name: str, officer: signing.PrivateKey) -> RosterMemb
     (place / name / "records.csv").write_text("x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
     settings = place / name / "node.toml"
     key = signing.public_bytes(officer.public_key()).hex()
-    settings.write_text(settings.read_text().replace("officers = []", f'officers = ["{key}"]') + _NEVER_MAKES_ROOM)
+    settings.write_text(settings.read_text().replace("officers = []", f'officers = ["{key}"]') + NEVER_MAKES_ROOM)
     opened = node.open_node(place / name)
     opened.vault.close()
     return opened.membership.card

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 import wardround
+from wardround.cli.demo import NEVER_MAKES_ROOM
 from wardround.errors import UnavailableError
 from wardround.hub import setup as hub_setup
 from wardround.ids import RunId, SiteId
@@ -32,21 +33,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-NEVER_MAKES_ROOM = """
-[sandbox]
-idle = false
-
-[sandbox.pressure]
-processor_high = 100.0
-processor_low = 99.0
-memory_high = 100.0
-memory_low = 99.0
-disk_high = 100.0
-disk_low = 99.0
-load_high = 100.0
-load_low = 99.0
-"""
-"""Settings of a node whose machine is there for tests, however busy it is."""
 
 CONTRACT = wardround.DataContract(
     columns=(

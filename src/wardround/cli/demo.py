@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from wardround.sdk.comparison import Comparison
     from wardround.sdk.study import Study
 
-__all__ = ["demo"]
+__all__ = ["NEVER_MAKES_ROOM", "demo"]
 
 _WAIT_SECONDS = 60.0
 
-_NEVER_MAKES_ROOM = """
-# Four hospitals share this machine: none of them makes room for the others.
+NEVER_MAKES_ROOM = """
+# Several hospitals share this machine: none of them makes room for the others.
 [sandbox]
 idle = false
 
@@ -115,7 +115,7 @@ def _federation(place: Path, dataset: "Dataset", stack: ExitStack) -> "Researche
     for name, folder in folders.items():
         node.enrol(folder, hub.invite(place / "hub", SiteId(name), "site", 600.0))
         with (folder / "node.toml").open("a") as settings:
-            settings.write(_NEVER_MAKES_ROOM)
+            settings.write(NEVER_MAKES_ROOM)
     demo_data.write(dataset, folders)
     for name, folder in folders.items():
         if (folder / demo_events.MESSAGES).exists():
