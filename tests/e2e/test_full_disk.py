@@ -69,7 +69,7 @@ class World:
         study = declare(
             ["islay", "jura"],
             title=title,
-            training=training(rounds=2, steps=5),
+            training=training(rounds=40, steps=5),
             limits=wardround.Limits(absence_seconds=60.0),
         )
         submitted = self.researcher.submit(study)
@@ -111,6 +111,7 @@ def test_a_full_disk_at_the_hub_in_the_middle_of_a_run_is_waited_out(world: Worl
     first = world.submit("Undisturbed")
     digest = first.completed()
     run = world.submit("The hub's disk is full")
+    run.until("round-closed")
     filler = fill(world.disks[0])
     try:
         until(
@@ -135,6 +136,7 @@ def test_a_full_disk_at_a_node_is_logged_and_waited_out(world: World) -> None:
     state = world.disks[1] / "state"
     assert (state / "node.sqlite").exists()
     run = world.submit("The node's disk is full")
+    run.until("round-closed")
     filler = fill(world.disks[1])
     try:
         until("the node logs a full disk", lambda: node.lines("storage/full", "tried again"), seconds=20.0)

@@ -177,7 +177,7 @@ def test_a_roster_with_too_few_officers_is_refused(world: World) -> None:
     signed = roster.endorse(roster.endorse(SignedRoster(canonical.encode(roster_)), world.officers[0]), lone)
     world.researcher.hub.publish_roster(signed)
     study = secured(declare(SITES, title="One officer", min_participants=3), roster.roster_digest(signed))
-    limits = msgspec.structs.replace(study.plan.limits, round_timeout_seconds=1.0, patience=1, absence_seconds=1.0)
+    limits = msgspec.structs.replace(study.plan.limits, round_timeout_seconds=4.0, patience=1, absence_seconds=4.0)
     study = wardround.Study(msgspec.structs.replace(study.plan, limits=limits), study.initial, None)
     run = world.followed(study)
     stopped = run_until_stopped(run)
