@@ -3,13 +3,15 @@
     allowed = some permit holds  and  no forbid holds  and  Cedar reports no error  and  the request fits the schema
 
 Cedar skips a policy whose evaluation fails, so that a broken forbid would forbid nothing: any error denies here.
-Policies and schema are parsed once, when they are loaded. Who asks and what it is about is checked against the schema
-and kept under its exact text, so that the next request of the same node about the same run is decided without that.
+Policies and schema are parsed once, when they are loaded. A decision follows from them and the request alone (no
+clock, nothing looked up), so that what was allowed is kept under the whole request and answered from there the next
+time; refusals are decided each time. So are entities kept, checked against the schema, under their exact text.
 
 References:
     Cutler et al. Cedar: a new language for expressive, fast, safe, and analyzable authorization. OOPSLA 2024.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,6 +27,7 @@ __all__ = ["Authorizer", "Decision"]
 
 _UNCHECKED = 120
 _KEPT = 256
+_KEPT_DECISIONS = 1024
 _MAX_DIAGNOSTICS = 8
 
 
@@ -59,6 +62,7 @@ class Authorizer:
         self.policies: Policies = policy.load(schema, texts)
         self._wanted = _wanted(self.policies)
         checked = self.policies.schema
+        self._allowed: dict[Hashable, Decision] = {}
         self._entities = lru_cache(_KEPT)(lambda text: cedarpy.Entities.from_json_str(text, checked))
 
     @property
@@ -68,6 +72,17 @@ class Authorizer:
 
     def decide(self, request: Request) -> Decision:
         """Decide; whatever is wrong with `request` is a denial that says so."""
+        key = _key(request)
+        if key is not None and (known := self._allowed.get(key)) is not None:
+            return known
+        decision = self._decide(request)
+        if decision.allowed and key is not None:
+            if len(self._allowed) >= _KEPT_DECISIONS:
+                self._allowed.clear()
+            self._allowed[key] = decision
+        return decision
+
+    def _decide(self, request: Request) -> Decision:
         try:
             asked, entities = cedar(request)
             known = self._checked(entities)
@@ -124,6 +139,20 @@ def _wanted(policies: Policies) -> dict[str, frozenset[str]]:
             for action in policy.actions(one) or ("",):
                 wanted.setdefault(action, set()).update(asked)
     return {action: frozenset(names) for action, names in wanted.items()}
+
+
+def _key(request: Request) -> Hashable | None:
+    """What a decision is kept under; None where the request is not of the types that it should be.
+
+    The types are part of it: to Python true is 1, to a policy it is not.
+    """
+    try:
+        circumstances = tuple((name, type(value), value) for name, value in sorted(request.circumstances.items()))
+        key = request.principal, request.action, request.resource, circumstances
+        hash(key)
+    except TypeError:
+        return None
+    return key
 
 
 def _short(text: str) -> str:

@@ -137,6 +137,7 @@ def run(folder: str, log_json: bool) -> None:
         working.join(0.2)
     agent.stop()
     opened.participant.close()
+    opened.guarded.close()
     opened.recording.auditing.close()
     opened.hub.close()
     if failed:

@@ -36,7 +36,7 @@ from wardround.hub.route import Address, body_of, opened, routed, signed, stream
 from wardround.hub.state import HubState
 from wardround.hub.waiting import MAX_HOLD_SECONDS
 from wardround.protocol import messages
-from wardround.protocol.messages import Contribution, Enrolment, TaskRequest
+from wardround.protocol.messages import Contribution, Enrolment, Receipt, TaskRequest
 
 if TYPE_CHECKING:
     from wardround.ids import RunId
@@ -154,9 +154,12 @@ async def _task(request: Request, state: HubState, caller: Caller, body: bytes) 
 
 async def _contribute(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     contribution = messages.decode(body, Contribution)
-    await attestation_routes.require_contribution(state, caller.name, contribution)
-    receipt = await state.threads(state.coordinator.contribute, caller.name, contribution)
-    return packed(await waiting.with_next(request, state, caller.name, contribution.run, receipt))
+
+    def take() -> Receipt:
+        attestation_routes.require_contribution(state, caller.name, contribution)
+        return state.coordinator.contribute(caller.name, contribution)
+
+    return packed(await waiting.with_next(request, state, caller.name, contribution.run, take))
 
 
 async def _identity(request: Request, state: HubState, _: Caller, __: bytes) -> Response:

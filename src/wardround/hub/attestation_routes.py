@@ -49,7 +49,7 @@ def proposing(handler: Handler) -> Handler:
     return handle
 
 
-async def require_contribution(state: HubState, site: SiteId, contribution: Contribution) -> None:
+def require_contribution(state: HubState, site: SiteId, contribution: Contribution) -> None:
     """Raise unless a site's contribution may be taken; that it takes no part may be said by any machine of it.
 
     Raises:
@@ -58,13 +58,13 @@ async def require_contribution(state: HubState, site: SiteId, contribution: Cont
     """
     says_more = contribution.update or contribution.evaluation or contribution.records or contribution.nonce
     if not contribution.declined or says_more or contribution.update_inline:
-        await state.threads(require, state, site, contribution.run)
+        require(state, site, contribution.run)
 
 
-async def require_answer(state: HubState, site: SiteId, said: CohortAnswer) -> None:
+def require_answer(state: HubState, site: SiteId, said: CohortAnswer) -> None:
     """Raise unless a site's answer to a step of its cohort may be taken; as `require_contribution`."""
     if not isinstance(said.answer, Unmaskable) or said.inline:
-        await state.threads(require, state, site, said.run)
+        require(state, site, said.run)
 
 
 def require(state: HubState, site: SiteId, run: RunId) -> None:

@@ -10,7 +10,7 @@ from wardround.hub.problem import packed
 from wardround.hub.state import HubState
 from wardround.ids import Digest, RunId
 from wardround.protocol import messages
-from wardround.protocol.messages import CohortAnswer, PairAnswer
+from wardround.protocol.messages import CohortAnswer, PairAnswer, Receipt
 from wardround.secagg.roster import RosterMember, SignedRoster
 
 __all__ = ["answer", "cards", "evidence", "pair", "publish", "put_card", "roster"]
@@ -19,9 +19,12 @@ __all__ = ["answer", "cards", "evidence", "pair", "publish", "put_card", "roster
 async def answer(request: Request, state: HubState, caller: Caller, body: bytes) -> Response:
     """Take a member's answer to a step, and hold the request for a moment for the next step."""
     said = messages.decode(body, CohortAnswer)
-    await attestation_routes.require_answer(state, caller.name, said)
-    receipt = await state.threads(state.coordinator.answer, caller.name, said)
-    return packed(await waiting.with_next(request, state, caller.name, said.run, receipt))
+
+    def take() -> Receipt:
+        attestation_routes.require_answer(state, caller.name, said)
+        return state.coordinator.answer(caller.name, said)
+
+    return packed(await waiting.with_next(request, state, caller.name, said.run, take))
 
 
 async def pair(_: Request, state: HubState, caller: Caller, body: bytes) -> Response:

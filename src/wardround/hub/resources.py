@@ -1,5 +1,7 @@
 """What a request to the hub is about: the study, run, bytes or key, with who takes part, as its policies see it."""
 
+from collections.abc import Callable
+
 import msgspec
 from starlette.requests import Request
 
@@ -7,8 +9,8 @@ from wardround.authorization.request import Resource
 from wardround.codec import canonical
 from wardround.errors import CodecError
 from wardround.hub.authentication import Caller
-from wardround.hub.route import About, Subject
-from wardround.hub.state import HubState
+from wardround.hub.route import Subject
+from wardround.hub.state import About, HubState
 from wardround.ids import RunId, StudyId, digest_name, site_id
 from wardround.protocol import messages
 from wardround.protocol.messages import Proposal
@@ -34,6 +36,7 @@ class _OfRun(msgspec.Struct):
     run: str
 
 
+_MOST_KEPT = 4096
 _OF_RUN = msgspec.msgpack.Decoder(_OfRun)
 
 
@@ -80,13 +83,9 @@ def _run(state: HubState, _caller: Caller | None, request: Request, _body: bytes
     return _of_run("Run", state, request.path_params["run"])
 
 
-def _run_in_body(state: HubState, _caller: Caller | None, _request: Request, body: bytes) -> About:
+def _run_in_body(state: HubState, _caller: Caller | None, request: Request, body: bytes) -> About:
     """The run that a message is about."""
-    try:
-        run = _OF_RUN.decode(body).run
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CodecError(f"the message does not say which run it is about: {error}") from None
-    return _of_run("Run", state, run)
+    return _of_run("Run", state, _named_in_body(request, body))
 
 
 def _blob(state: HubState, caller: Caller | None, request: Request, _body: bytes) -> About:
@@ -98,16 +97,44 @@ def _blob(state: HubState, caller: Caller | None, request: Request, _body: bytes
 
 
 def _of_study(kind: str, state: HubState, name: str) -> About:
-    study = StudyId(digest_name(name))
-    plan = state.studies.plan_of(study)
-    return circumstances.resource_of(kind, study, plan, study), circumstances.of_plan(plan, study)
+    def found() -> About:
+        study = StudyId(digest_name(name))
+        plan = state.studies.plan_of(study)
+        return circumstances.resource_of(kind, study, plan, study), circumstances.of_plan(plan, study)
+
+    return _kept(kind, state, name, found)
 
 
 def _of_run(kind: str, state: HubState, name: str) -> About:
-    terms = state.coordinator.state(RunId(name)).terms
-    plan = state.studies.plan_of(terms.study)
-    resource = circumstances.resource_of(kind, name, plan, terms.study, terms.sites)
-    return resource, circumstances.of_plan(plan, terms.study)
+    def found() -> About:
+        terms = state.coordinator.state(RunId(name)).terms
+        plan = state.studies.plan_of(terms.study)
+        resource = circumstances.resource_of(kind, name, plan, terms.study, terms.sites)
+        return resource, circumstances.of_plan(plan, terms.study)
+
+    return _kept(kind, state, name, found)
+
+
+def _kept(kind: str, state: HubState, name: str, find: Callable[[], About]) -> About:
+    """What is known of a study or run; it never changes, so it is found once."""
+    if (known := state.abouts.get((kind, name))) is not None:
+        return known
+    about = find()
+    if len(state.abouts) >= _MOST_KEPT:
+        state.abouts.clear()
+    state.abouts[kind, name] = about
+    return about
+
+
+def _named_in_path(name: str) -> Callable[[Request, bytes], str]:
+    return lambda request, _: str(request.path_params[name])
+
+
+def _named_in_body(_request: Request, body: bytes) -> str:
+    try:
+        return _OF_RUN.decode(body).run
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CodecError(f"the message does not say which run it is about: {error}") from None
 
 
 def _name(caller: Caller | None) -> str:
@@ -119,8 +146,8 @@ OWN_KEY = Subject("Key", _own_key)
 IDENTITY = Subject("Key", _identity)
 ROSTERS = Subject("Roster", _roster)
 LOG = Subject("AuditLog", _log)
-STUDY = Subject("Study", _study, looks_up=True)
+STUDY = Subject("Study", _study, _named_in_path("study"))
 PROPOSAL = Subject("Study", _proposal)
-RUN = Subject("Run", _run, looks_up=True)
-RUN_OF_MESSAGE = Subject("Run", _run_in_body, looks_up=True)
-BLOB = Subject("Blob", _blob, looks_up=True)
+RUN = Subject("Run", _run, _named_in_path("run"))
+RUN_OF_MESSAGE = Subject("Run", _run_in_body, _named_in_body)
+BLOB = Subject("Blob", _blob, _named_in_path("scope"))

@@ -10,25 +10,23 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from wardround.authorization.decide import Decision
-from wardround.authorization.request import ANYONE, Machine, Principal, Resource, Value
+from wardround.authorization.request import ANYONE, Machine, Principal, Resource
 from wardround.authorization.request import Person as Named
 from wardround.authorization.request import Request as Asked
-from wardround.errors import CodecError, ForbiddenError, LoginError, NotFoundError, StepUpError
+from wardround.errors import CodecError, ForbiddenError, LoginError, NotFoundError, StepUpError, WardroundError
 from wardround.hub.authentication import Caller, circumstances_of, credentials
-from wardround.hub.state import HubState
+from wardround.hub.state import About, HubState
 from wardround.protocol import messages
 from wardround.services.circumstances import LoggedIn, named
 
 __all__ = [
     "HUB",
-    "About",
     "Address",
     "Subject",
     "admit",
@@ -44,8 +42,6 @@ __all__ = [
 
 _KINDS = {"site": "node"}
 
-About: TypeAlias = tuple[Resource, dict[str, Value]]
-"""What is acted on, and what is known of the study that it belongs to."""
 NamesAction = Callable[[Request, bytes], str]
 Handler = Callable[[Request, HubState, Caller, bytes], Awaitable[Response]]
 StreamHandler = Callable[[Request, HubState, Caller], Awaitable[Response]]
@@ -55,11 +51,15 @@ Answering = Callable[[Callable[[Request, HubState], Awaitable[Response]]], Calla
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a request is about: a `kind` of resource, and how the one is found; off the event loop if it `looks_up`."""
+    """What a request is about: a `kind` of resource, and how the one is found.
+
+    Where that reads the database, and so is done off the event loop, `name_in` says under which name `find` keeps it
+    in the hub's `abouts`: the next request is decided at once.
+    """
 
     kind: str
     find: Callable[[HubState, Caller | None, Request, bytes], About]
-    looks_up: bool = False
+    name_in: Callable[[Request, bytes], str] | None = None
 
 
 HUB = Subject("Hub", lambda _state, _caller, _request, _body: (Resource("Hub", "hub"), {}))
@@ -146,10 +146,12 @@ async def authorize(address: Address, request: Request, state: HubState, caller:
             raise LoginError("people do not log in at this hub; send the request without a token")
         url = f"{state.public_url}{request.url.path}"
         person = await state.threads(state.people.verify, *found, request.method, url, state.clock.now())
-    if address.subject.looks_up or state.on_decision is not None:
-        await state.threads(_check, address.action, address.subject, request, state, caller, person, body)
-    else:
-        _check(address.action, address.subject, request, state, caller, person, body)
+    judge = partial(_judge, address.action, address.subject, request, state, caller, person, body)
+    decisions, refusal = judge() if _is_at_hand(address.subject, request, state, body) else await state.threads(judge)
+    if _are_recorded(state, decisions):
+        await state.threads(_record, state, decisions)
+    if refusal is not None:
+        raise refusal
 
 
 def admit(request: Request, state: HubState, action: str, subject: Subject, body: bytes) -> Caller:
@@ -175,10 +177,13 @@ def permit(
     Raises:
         ForbiddenError: They do not.
     """
-    _check(action, subject, request, state, caller, None, body)
+    decisions, refusal = _judge(action, subject, request, state, caller, None, body)
+    _record(state, decisions)
+    if refusal is not None:
+        raise refusal
 
 
-def _check(
+def _judge(
     names: str | NamesAction,
     subject: Subject,
     request: Request,
@@ -186,7 +191,8 @@ def _check(
     caller: Caller | None,
     person: LoggedIn | None,
     body: bytes,
-) -> None:
+) -> tuple[list[Decision], WardroundError | None]:
+    """What the policies say of the machine, and of the person if there is one, and why the request is refused if so."""
     absent: CodecError | NotFoundError | None = None
     action = names if isinstance(names, str) else names(request, body)
     try:
@@ -195,18 +201,34 @@ def _check(
         # Who may never do this is told so, whatever they sent; anyone else is told what is wrong with it.
         absent, resource, known = error, Resource(subject.kind, ""), {}
     known = known | circumstances_of(state, caller, person)
+    decisions = []
     for principal in _principals(caller, person):
         asked = Asked(principal, action, resource, known)
         decision = state.authorizer.decide(asked)
         if absent is not None and (decision.step_up or not decision.reasons):
             # What there is nothing of is permitted to nobody; only a forbid says something then.
             continue
-        if state.on_decision is not None:
-            state.on_decision(decision)
+        decisions.append(decision)
         if not decision.allowed:
-            raise _refusal(decision, asked)
-    if absent is not None:
-        raise absent
+            return decisions, _refusal(decision, asked)
+    return decisions, absent
+
+
+def _is_at_hand(subject: Subject, request: Request, state: HubState, body: bytes) -> bool:
+    try:
+        return subject.name_in is None or (subject.kind, subject.name_in(request, body)) in state.abouts
+    except CodecError:
+        return False
+
+
+def _are_recorded(state: HubState, decisions: Iterable[Decision]) -> bool:
+    return state.on_decision is not None and not all(map(state.is_routine, decisions))
+
+
+def _record(state: HubState, decisions: Iterable[Decision]) -> None:
+    if state.on_decision is not None:
+        for decision in decisions:
+            state.on_decision(decision)
 
 
 def _principals(caller: Caller | None, person: LoggedIn | None) -> Iterable[Principal]:

@@ -40,7 +40,7 @@ from wardround.services import login_records, people
 from wardround.services.circumstances import is_strong
 from wardround.services.coordinator import Coordinator
 from wardround.services.enrolment import Enrolments
-from wardround.services.hub_records import AccessRecords, RecordedEvents, RecordedRegistry
+from wardround.services.hub_records import AccessRecords, RecordedEvents, RecordedRegistry, is_routine
 from wardround.services.log_members import LogMembers
 from wardround.services.renewal import Renewals
 from wardround.services.rosters import Rosters
@@ -254,12 +254,13 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
             attesting.run_changed(run)
         names: list[str] = [run.terms.run]
         step = coordinator.step(run)
-        if run.is_ended or offered.get(run.terms.run) != step:
+        # While a round is combined there is nothing for a site to do.
+        if run.is_ended or (offered.get(run.terms.run) != step and run.phase is not Phase.COMBINING):
             offered[run.terms.run] = step
             names += sorted(run.sites)
         if run.phase in {Phase.COMBINING, Phase.GATHERING}:
             names.append("work")
-        bell.ring(names)
+        bell.ring(names, about=run.terms.run)
 
     studies = Studies(
         events,
@@ -310,6 +311,7 @@ def open_state(folder: Path, config: HubConfig, loop: asyncio.AbstractEventLoop)
         executor=ThreadPoolExecutor(max_workers=4, thread_name_prefix="hub"),
         authorizer=authorizer,
         on_decision=AccessRecords(writing, clock),
+        is_routine=is_routine,
         auditing=writing,
         log=LogPost(writing.log, log_members(database, writing), clock, enrolments.revoked),
         login=login,

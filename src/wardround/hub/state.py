@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeAlias, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from wardround.auditing import Auditing
 from wardround.authorization import shipped
 from wardround.authorization.decide import Authorizer, Decision
+from wardround.authorization.request import Resource, Value
 from wardround.config import HubConfig
 from wardround.hub.attesting import Attesting
 from wardround.hub.authentication import Authentication, People
@@ -26,8 +27,10 @@ from wardround.services.enrolment import Enrolments
 from wardround.services.rosters import Rosters
 from wardround.services.studies import Studies
 
-__all__ = ["HubState", "Metrics"]
+__all__ = ["About", "HubState", "Metrics"]
 
+About: TypeAlias = tuple[Resource, dict[str, Value]]
+"""What is acted on, and what is known of the study that it belongs to."""
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -53,10 +56,11 @@ class HubState:
     """One running hub.
 
     `authorizer` has the policies in force. `on_decision` is told every decision before anything follows from it, off
-    the event loop; where it raises, nothing follows. `people` checks people's tokens, `strong` says whether a login had
-    a second factor, `attested` whether a machine has shown what it runs, `attesting` what is demanded of machines.
+    the event loop; where it raises, nothing follows; of those that are routine it need not be told. `people` checks
+    people's tokens, `strong` says whether a login had a second factor, `attested` whether a machine has shown what it
+    runs, `attesting` what is demanded of machines.
     `login_challenge` is what a refused login is told to do (RFC 9470). `login` is where people log in here, if they do.
-    `auditing` writes the audit log, and `log` has it witnessed.
+    `auditing` writes the audit log, and `log` has it witnessed. `abouts` holds runs and studies as policies see them.
     """
 
     config: HubConfig
@@ -73,6 +77,7 @@ class HubState:
     metrics: Metrics = field(default_factory=Metrics)
     authorizer: Authorizer = field(default_factory=shipped.hub)
     on_decision: Callable[[Decision], None] | None = None
+    is_routine: Callable[[Decision], bool] = lambda _: False
     auditing: Auditing | None = None
     log: LogPost | None = None
     people: People | None = None
@@ -81,6 +86,7 @@ class HubState:
     attested: Callable[[SiteId], bool] = lambda _: False
     attesting: Attesting | None = None
     login_challenge: str = 'DPoP error="insufficient_user_authentication", max_age="900"'
+    abouts: dict[tuple[str, str], About] = field(default_factory=dict)
     _uploads: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     @property

@@ -7,25 +7,30 @@ from wardround.codec import tensors
 from wardround.ids import RunId, SiteId, study_of
 from wardround.protocol.events import RunTerms
 from wardround.protocol.learning import sites_share
-from wardround.protocol.messages import Kind  # noqa: TC001, as every other import here
+from wardround.protocol.messages import Kind
 from wardround.protocol.plan import Plan, aggregation_rule, statistics_manifest
 from wardround.protocol.secure import secure_terms
 
-__all__ = ["discount_of", "quorum_of", "terms_of"]
+__all__ = ["agenda_of", "discount_of", "quorum_of", "terms_of"]
 
 
-def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
-    """What of a plan decides how its run goes."""
+def agenda_of(plan: Plan) -> tuple[Kind, ...]:
+    """What a plan's rounds are for, from the first."""
     first: list[Kind] = ["statistics"] if plan.data.scaling == "federated" or plan.summaries else []
     between: list[Kind] = ["analysis"] * analysis.rounds(plan.analyses)
     train: list[Kind] = ["train"] * plan.training.rounds
     last: list[Kind] = ["evaluate"] if train else []
+    return (*first, *between, *train, *last)
+
+
+def terms_of(run: RunId, plan: Plan, sites: tuple[SiteId, ...]) -> RunTerms:
+    """What of a plan decides how its run goes."""
     return RunTerms(
         run=run,
         study=study_of(run),
         sites=sites,
         quorum=quorum_of(plan),
-        agenda=(*first, *between, *train, *last),
+        agenda=agenda_of(plan),
         update_size=plan.initial.size,
         statistics_size=tensors.file_bytes(statistics_manifest(plan.data)),
         max_records=plan.limits.max_records,

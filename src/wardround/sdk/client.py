@@ -1,5 +1,6 @@
 """A researcher at a hub: enrol, submit, watch, fetch."""
 
+import math
 import os
 import tempfile
 import time
@@ -29,6 +30,7 @@ __all__ = ["Researcher", "connect", "enrol", "load_config", "own_certificate", "
 
 _SETTINGS = 'name = "{name}"\nhub = "{hub}"\nhub_public = "{hub_public}"\n'
 _ENDED = {"completed", "stopped"}
+_WATCH_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,11 @@ class Researcher:
         return self.hub.act(study, action, reason)
 
     def watch(self, run: RunId, *, wait_seconds: float = 25.0) -> Iterator[RunStatus]:
-        """The run's state whenever it has new events, until it ends; carries on over outages."""
-        after, wait = 0, 0.2
+        """The run's state when it has new events, at most ten times a second, until it ends; survives outages."""
+        after, wait, asked = 0, 0.2, -math.inf
         while True:
+            time.sleep(max(0.0, _WATCH_SECONDS - (time.monotonic() - asked)))
+            asked = time.monotonic()
             try:
                 status = self.hub.run(run, after=after, wait_seconds=wait_seconds)
             except UnavailableError:

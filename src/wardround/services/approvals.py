@@ -6,6 +6,7 @@ run.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -26,6 +27,15 @@ from wardround.services.circumstances import LoggedIn, shown
 __all__ = ["Approvals", "Verdict"]
 
 Verdict = Literal["approve", "refuse", "withdraw"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """An approved plan, and the bytes that it follows from."""
+
+    decision: bytes
+    signed: bytes
+    plan: Plan
 
 
 class Approvals:
@@ -53,6 +63,7 @@ class Approvals:
         self._site, self._key, self._authority = site, key, authority
         self._hub, self._vault, self._clock = hub, vault, clock
         self._listed, self._allowed_code = policy, allowed_code
+        self._checked: dict[StudyId, _Checked] = {}
 
     def review(self, study: StudyId) -> tuple[Plan, list[str], list[str]]:
         """Fetch and check a plan: the plan, what it will do in plain words, and the policy's objections.
@@ -122,20 +133,27 @@ class Approvals:
             PolicyError: Nobody approved it here, the approval was taken back, or the policy forbids it now.
             DigestMismatchError: The kept plan is not the one that the study is named after.
         """
-        kept = self._vault.get(f"decision.{digest_name(study)}")
+        kept, stored = self._vault.get(f"decision.{digest_name(study)}"), self._vault.get(f"plan.{study}")
+        # What is kept may change at any time, the plan that follows from the same bytes does not.
+        known = self._checked.get(study)
+        if known is None or (known.decision, known.signed) != (kept, stored):
+            known = self._check(study, kept, stored)
+            self._checked[study] = known
+        policies.check(self._policy, known.plan, self._site, self._clock.now())
+        return known.plan
+
+    def _check(self, study: StudyId, kept: bytes | None, stored: bytes | None) -> "_Checked":
         decision = messages.decode(kept, Decision) if kept else None
-        if decision is None or decision.verdict != "approve":
+        if kept is None or decision is None or decision.verdict != "approve":
             raise PolicyError("nobody at this site approved this plan; `wardround node review` shows it")
         signing.verify(decision.signature, messages.decision_bytes(decision), self._key.public_key())
-        stored = self._vault.get(f"plan.{study}")
         if stored is None:
             raise PolicyError("the approved plan is not kept here; approve it again")
         signed = messages.decode(stored, SignedPlan)
         _check_digest(study, signed)
         plan = canonical.decode(signed.plan, Plan)
         plans.check(plan)
-        policies.check(self._policy, plan, self._site, self._clock.now())
-        return plan
+        return _Checked(kept, stored, plan)
 
     def decisions(self) -> list[Decision]:
         """Every decision kept at this site."""

@@ -268,8 +268,7 @@ class Coordinator:
 
     def active(self) -> list[Run]:
         """Runs that have not ended."""
-        with self._lock:
-            return [run for run in map(self.state, list(self._runs)) if not run.is_ended]
+        return [run for run in map(self.state, list(self._runs)) if not run.is_ended]
 
     def state(self, run: RunId) -> Run:
         """A run's state.
@@ -277,8 +276,11 @@ class Coordinator:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._lock:
-            return self._runs[run] if run in self._runs and run not in self._doubted else self._load(run)
+        # Without the lock, which is held while the disk is written to: a state never changes, it is replaced.
+        if run in self._doubted or (known := self._runs.get(run)) is None:
+            with self._lock:
+                return self._load(run)
+        return known
 
     def status(self, run: RunId, *, after: int = 0) -> RunStatus:
         """Where a run is, with its events after seq `after`.
@@ -286,20 +288,13 @@ class Coordinator:
         Raises:
             NotFoundError: There is no such run.
         """
-        state = self.state(run)
-        stored = self._log.read(f"run:{run}", after=after)
-        return RunStatus(
-            run=run,
-            phase=state.phase.value,
-            round=state.round.number if state.round else 0,
-            rounds=len(state.terms.agenda),
-            model=state.model,
-            standardization=state.standardization,
-            findings=state.findings,
-            reason=state.reason,
-            events=self._run_blobs.shown(run, stored[:1000]),
-            last_seq=after + min(len(stored), 1000),
-        )
+        state, stored = self.state(run), self._log.read(f"run:{run}", after=after)
+        if state.seq != after + len(stored):
+            # Something was appended just now: phase and events are to be of one moment.
+            with self._lock:
+                state = self._load(run)
+                stored = self._log.read(f"run:{run}", after=after)[: max(state.seq - after, 0)]
+        return self._run_blobs.status(state, stored, after)
 
     def _decide(
         self,

@@ -1,17 +1,18 @@
 """The book of what left a site: one entry for every message, written before it is sent, and what may still leave today.
 
-Names in the vault: ``left.<seq>``, the entries, each added once and holding the digest of the one before;
-``left-run.<run>``, the bytes that left for a run. The anchor, outside of the vault, notes the last entry.
+Names in the vault: ``left.<seq>``, the entries, each added once and holding the digest of the one before. The anchor,
+outside of the vault, notes the last entry: once a second while there are many, and all of them when asked to `settle`.
 
     (1) An entry is durable before a byte of its message is sent. A message that was then not sent stays in the book.
     (2) Each entry says how many bytes left on its day, so that the day's budget survives a restart.
     (3) Days only go forward: with a clock that was put back, what leaves counts for the latest day that was seen.
-    (4) A run's bytes are counted before the entry is written; a crash in between counts them twice.
+    (4) A run's bytes are those of its entries.
 
 Bytes are those of messages before TLS, and of whole files, whether or not an upload resumes; what a node asks for
 (tasks, plans, models) holds no more than names and is not entered.
 """
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ SPARE_BYTES: Final = 1024 * 1024
 """Beyond a budget that is spent, so that a site can still say that it takes no part."""
 _MOST_NUMBERS, _MOST_FIELDS, _LONGEST_NAME = 256, 64, 120
 _NOTHING = Digest("")
+_NOTE_SECONDS: Final = 1.0
 
 
 class EgressLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -92,7 +94,9 @@ class Departures:
         self._limits = limits or EgressLimits()
         self._lock = threading.Lock()
         self._last: Departure | None = None
+        self._of_run: dict[str, int] = {}
         self._is_read = False
+        self._noted, self._noted_at = 0, -math.inf
 
     def enter(self, sending: Sending) -> Departure:
         """Count a message and enter it; when this returns it may be sent.
@@ -103,21 +107,18 @@ class Departures:
             StorageFullError: It cannot be entered, so it does not leave.
         """
         with self._lock:
-            spare = SPARE_BYTES if sending.is_spare else 0
-            of_run = self._of_run(sending.run) + sending.size
-            if of_run > self._limits.run_bytes + spare:
-                raise EgressError(
-                    f"{self._limits.run_bytes} bytes may leave this site for one run, and this makes {of_run}; "
-                    "the steward decides: max_run_bytes in the policy"
-                )
-            if sending.run:
-                self._vault.put(f"left-run.{sending.run}", str(of_run).encode())
-            return self._append(sending, refused="", most=self._limits.day_bytes + spare)
+            return self._append(sending, refused="", spare=SPARE_BYTES if sending.is_spare else 0)
 
     def refuse(self, sending: Sending, why: str) -> None:
         """Enter that something did not leave."""
         with self._lock:
-            self._append(sending, refused=why[:500] or "refused", most=None)
+            self._append(sending, refused=why[:500] or "refused", spare=0)
+
+    def settle(self) -> None:
+        """Let the anchor note the last entry, if this process has entered some that it has not."""
+        with self._lock:
+            if self._is_read and self._last is not None and self._last.seq != self._noted:
+                self._note(self._read() or self._last)
 
     def entries(self, *, study: str = "", run: str = "", number: int | None = None) -> list[Departure]:
         """Entries of studies and runs that begin so, and of one round; from the first, with the chain checked.
@@ -143,14 +144,16 @@ class Departures:
             last = self._read()
             return last.today if last is not None and last.day >= self._day() else 0
 
-    def _append(self, sending: Sending, *, refused: str, most: int | None) -> Departure:
+    def _append(self, sending: Sending, *, refused: str, spare: int) -> Departure:
         while True:
             last = self._read()
+            if not refused:
+                self._check_run(sending, spare)
             now = float(self._clock.now())
             day = max(int(now // DAY_SECONDS), last.day if last else 0)
             size = 0 if refused else sending.size
             today = (last.today if last and last.day == day else 0) + size
-            if most is not None and today > most:
+            if not refused and today > self._limits.day_bytes + spare:
                 raise EgressError(
                     f"{self._limits.day_bytes} bytes may leave this site on a day, and this makes {today}; "
                     "wait until tomorrow (UTC), or the steward decides: max_day_bytes in the policy"
@@ -174,23 +177,40 @@ class Departures:
                 day=day,
                 today=today,
             )
+            body = canonical.encode(entry)
             try:
-                self._vault.add(_name(entry.seq), canonical.encode(entry))
+                self._vault.add(_name(entry.seq), body)
             except ConflictError:
                 continue  # another process was first: read what it entered, and count again
-            self._last = canonical.decode(canonical.encode(entry), Departure)
-            self._note(self._last)
-            return self._last
+            entered = canonical.decode(body, Departure)
+            self._follow(entered)
+            if not 0.0 <= now - self._noted_at < _NOTE_SECONDS:
+                self._note(entered)
+            return entered
+
+    def _check_run(self, sending: Sending, spare: int) -> None:
+        of_run = self._of_run.get(sending.run, 0) + sending.size
+        if of_run > self._limits.run_bytes + spare:
+            raise EgressError(
+                f"{self._limits.run_bytes} bytes may leave this site for one run, and this makes {of_run}; "
+                "the steward decides: max_run_bytes in the policy"
+            )
+
+    def _follow(self, entry: Departure) -> None:
+        self._last = entry
+        if entry.run and entry.bytes:
+            self._of_run[entry.run] = self._of_run.get(entry.run, 0) + entry.bytes
 
     def _read(self) -> Departure | None:
         """The last entry that any process has written."""
         if not self._is_read:
+            self._last, self._of_run = None, {}  # The reading before this one may have been cut short.
             for entry in self._checked():
-                self._last = entry
+                self._follow(entry)
             self._is_read = True
         while (following := self._entry((self._last.seq if self._last else 0) + 1)) is not None:
             _check_next(self._last, following)
-            self._last = following
+            self._follow(following)
         return self._last
 
     def _checked(self) -> Iterator[Departure]:
@@ -224,10 +244,7 @@ class Departures:
     def _note(self, entry: Departure) -> None:
         if self._anchor is not None:
             self._anchor.put("left", canonical.encode(_Mark(entry.seq, _digest(entry))))
-
-    def _of_run(self, run: str) -> int:
-        body = self._vault.get(f"left-run.{run}") if run else None
-        return int(body) if body else 0
+        self._noted, self._noted_at = entry.seq, float(self._clock.now())
 
     def _day(self) -> int:
         return int(self._clock.now() // DAY_SECONDS)

@@ -45,6 +45,7 @@ class GuardedHub:
     def next_task(self, request: TaskRequest) -> Assignment | None:
         """See `wardround.ports.HubClient`; it holds names of runs that the hub gave, and is not entered."""
         self._egress.check_names("a task", lambda: _check_request(request))
+        self._egress.departures.settle()  # The node has time now: the hub may hold this for a minute.
         return self._hub.next_task(request)
 
     def contribute(self, contribution: Contribution) -> Receipt:
@@ -117,6 +118,10 @@ class GuardedHub:
         """See `wardround.ports.HubClient`."""
         self._egress.pass_upload(scope, ref, source)
         self._hub.upload(scope, ref, source)
+
+    def close(self) -> None:
+        """Have the last of what left noted."""
+        self._egress.departures.settle()
 
     def _pass(self, message: Contribution | CohortAnswer, expected: type) -> None:
         # Whatever else is given in a message's place is refused by its type, before it is asked for its run.

@@ -46,7 +46,16 @@ from wardround.secagg.roster import Roster, SignedRoster
 from wardround.services.attestation_events import AttestationEvent
 from wardround.services.audit_trail import Person, Recorder
 
-__all__ = ["ROUTINE", "AccessRecords", "RecordedEvents", "RecordedRegistry", "attestation_entry", "login_entry", "word"]
+__all__ = [
+    "ROUTINE",
+    "AccessRecords",
+    "RecordedEvents",
+    "RecordedRegistry",
+    "attestation_entry",
+    "is_routine",
+    "login_entry",
+    "word",
+]
 
 ROUTINE: Final = frozenset(
     {
@@ -263,7 +272,7 @@ class AccessRecords:
         Raises:
             UnavailableError: It could not be recorded: nothing may follow from it.
         """
-        if (decision.allowed and decision.action in ROUTINE) or (not decision.allowed and not self._is_new(decision)):
+        if is_routine(decision) or (not decision.allowed and not self._is_new(decision)):
             return
         kind, _, name = decision.resource.partition(" ")
         access = Access(
@@ -286,6 +295,11 @@ class AccessRecords:
             if is_new:
                 self._known[key] = now
             return is_new
+
+
+def is_routine(decision: Decision) -> bool:
+    """Whether a decision about access is not recorded, whoever it is about."""
+    return decision.allowed and decision.action in ROUTINE
 
 
 def login_entry(outcome: str, method: str, reason: str = "") -> Login:

@@ -29,7 +29,7 @@ from wardround.errors import (
 )
 from wardround.ids import CommandId, Digest, RunId, SiteId, StudyId, study_of
 from wardround.ports import Files, HubClient, RecordSource, Worker
-from wardround.protocol.agenda import terms_of
+from wardround.protocol.agenda import agenda_of
 from wardround.protocol.messages import (
     INLINE_BYTES,
     Assignment,
@@ -179,7 +179,7 @@ class Participant:
         base = BlobRef(agreed.bases[agreed.members.index(self._site)], plan.initial.size)
         size = tensors.file_bytes(statistics_manifest(plan.data))
         statistics = BlobRef(Digest(agreed.standardization), size) if agreed.standardization else None
-        kind = terms_of(task.run, plan, ()).agenda[task.number - 1]
+        kind = agenda_of(plan)[task.number - 1]
         number = self._member().trained(task, agreed, plan)
         again = Task(run=task.run, study=task.study, number=number, kind=kind, base=base, standardization=statistics)
         held = self._work.held.get(task.run)
@@ -256,7 +256,7 @@ class Participant:
 
     def _contribution(self, task: Task) -> Contribution:
         plan = self._approved(task)
-        agenda = terms_of(task.run, plan, ()).agenda
+        agenda = agenda_of(plan)
         if not 1 <= task.number <= len(agenda) or agenda[task.number - 1] != task.kind:
             raise PolicyError("the approved plan has no such round")
         if plan.secure is not None:

@@ -1,4 +1,4 @@
-"""Which bytes a run refers to and which it waits for; small ones ride inside messages."""
+"""Which bytes a run refers to and which it waits for, small ones inside messages; and what is shown of it."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,12 +11,14 @@ from wardround.ports import Blobs
 from wardround.protocol import events as happened
 from wardround.protocol import run as runs
 from wardround.protocol.events import RunTerms
-from wardround.protocol.messages import INLINE_BYTES, Contribution, Kind, Task
+from wardround.protocol.messages import INLINE_BYTES, Contribution, Kind, RunStatus, Task
 from wardround.protocol.plan import BlobRef, CodePackage, Plan, statistics_manifest
 from wardround.protocol.run import Run
 from wardround.services.combine import check_file
 
 __all__ = ["RunBlobs", "is_wanted", "named", "references", "size_of"]
+
+_MOST_EVENTS = 1000
 
 
 class RunBlobs:
@@ -56,6 +58,21 @@ class RunBlobs:
         except CodecError as error:
             return str(error)
         return ""
+
+    def status(self, state: Run, stored: Sequence[bytes], after: int) -> RunStatus:
+        """Where a run is, with its events after seq `after`, at most a thousand of them."""
+        return RunStatus(
+            run=state.terms.run,
+            phase=state.phase.value,
+            round=state.round.number if state.round else 0,
+            rounds=len(state.terms.agenda),
+            model=state.model,
+            standardization=state.standardization,
+            findings=state.findings,
+            reason=state.reason,
+            events=self.shown(state.terms.run, stored[:_MOST_EVENTS]),
+            last_seq=after + min(len(stored), _MOST_EVENTS),
+        )
 
     def shown(self, run: RunId, stored: Sequence[bytes]) -> tuple[dict[str, object], ...]:
         """Stored events for whoever follows a run; without digests of updates that only the hub may know.

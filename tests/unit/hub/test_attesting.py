@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -103,6 +104,8 @@ class World:
         pool = ThreadPoolExecutor(1)
         fields = {
             "attesting": self.attesting, "authorizer": shipped.hub(), "on_decision": self.decisions.append,
+            "is_routine": lambda _: False, "abouts": {},
+            "bell": SimpleNamespace(listen=lambda _: nullcontext()),
             "people": None, "is_strong": is_strong, "is_attested": self.attesting.is_attested, "clock": self.clock,
             "authentication": SimpleNamespace(check=lambda *_, **__: self.caller, challenge=""), "threads": threads,
             "metrics": Metrics(), "login_challenge": "", "public_url": "https://hub.example",
@@ -145,7 +148,7 @@ def refused(world, given, site=ARRAN, state=None):
         else attestation_routes.require_answer
     )
     try:
-        asyncio.run(check(state or world.state(), site, given))
+        check(state or world.state(), site, given)
     except AttestationError as error:
         return str(error)
     return ""

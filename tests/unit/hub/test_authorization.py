@@ -152,6 +152,8 @@ def state(**changes):
     fields = {
         "authorizer": shipped.hub(),
         "on_decision": None,
+        "is_routine": lambda _: False,
+        "abouts": {},
         "people": None,
         "is_strong": is_strong,
         "is_attested": lambda _: False,

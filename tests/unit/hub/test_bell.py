@@ -34,6 +34,20 @@ def test_only_the_named_are_woken() -> None:
     with_bell(body)
 
 
+def test_who_ignores_what_a_ring_is_about_is_not_woken_by_it() -> None:
+    async def body(bell: Bell) -> None:
+        with bell.listen("arran", ignoring=["run 1"]) as busy, bell.listen("arran") as idle:
+            bell.ring(["arran"], about="run 1")
+            assert await idle.rung(5.0)
+            assert not await busy.rung(0.0)
+            bell.ring(["arran"], about="run 2")
+            assert await busy.rung(5.0)
+            bell.ring(["arran"])
+            assert await busy.rung(5.0)
+
+    with_bell(body)
+
+
 def test_all_who_listen_to_a_name_are_woken() -> None:
     async def body(bell: Bell) -> None:
         with bell.listen("run") as one, bell.listen("run") as other:

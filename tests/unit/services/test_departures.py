@@ -157,12 +157,58 @@ def test_a_book_that_was_cut_at_its_end_is_noticed_by_its_anchor(vault, clock, t
     opened = book(vault, clock, anchor=anchor)
     for _ in range(3):
         opened.enter(sending(10))
+    opened.settle()
     last = vault.get("left.0000000003")
     vault.delete("left.0000000003")
     with pytest.raises(AuditError, match="had 3"):
         book(vault, clock, anchor=anchor).enter(sending(1))
     vault.put("left.0000000003", last)
     assert len(book(vault, clock, anchor=anchor).entries()) == 3
+
+
+def test_the_anchor_notes_the_last_entry_once_a_second_and_when_asked(vault, clock, tmp_path):
+    anchor = BudgetAnchor(tmp_path)
+    notes = []
+
+    class Counting:
+        def get(self, name):
+            return anchor.get(name)
+
+        def put(self, name, value):
+            notes.append(value)
+            anchor.put(name, value)
+
+    opened = book(vault, clock, anchor=Counting())
+    for _ in range(5):
+        opened.enter(sending(1))
+    assert len(notes) == 1
+    clock.at += 1.0
+    opened.enter(sending(1))
+    assert len(notes) == 2
+    clock.at -= 100.0  # A clock that was put back does not stop it.
+    opened.enter(sending(1))
+    assert len(notes) == 3
+    opened.enter(sending(1))
+    other = book(vault, clock, anchor=anchor)
+    other.enter(sending(1))
+    opened.settle()  # Notes what the other process entered, not only its own.
+    opened.settle()
+    assert len(notes) == 4
+    assert b'"seq":9' in notes[-1]
+
+
+def test_a_book_that_is_not_whole_does_not_move_its_anchor(vault, clock, tmp_path):
+    anchor = BudgetAnchor(tmp_path)
+    opened = book(vault, clock, anchor=anchor)
+    for _ in range(3):
+        opened.enter(sending(1))
+    opened.settle()
+    vault.put("left.0000000002", b"{}")
+    again = book(vault, clock, anchor=anchor)
+    with pytest.raises(AuditError):
+        again.enter(sending(1))
+    again.settle()
+    assert b'"seq":3' in anchor.get("left")
 
 
 def test_an_entry_is_bounded(vault, clock):
