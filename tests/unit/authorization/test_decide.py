@@ -2,11 +2,12 @@
 
 import json
 
+import cedarpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wardround.authorization import shipped
+from wardround.authorization import decide, shipped
 from wardround.authorization.decide import Authorizer
 from wardround.authorization.policy import Text
 from wardround.authorization.request import ANYONE, Machine, Person, Request, Resource, cedar
@@ -132,6 +133,40 @@ def test_a_request_that_does_not_fit_is_denied_and_says_what_is_wrong_in_bounds(
     assert decision.diagnostics
     assert all(len(text) <= 300 for text in decision.diagnostics)
     assert max(len(decision.principal), len(decision.resource), len(decision.action)) <= 120
+
+
+def test_what_was_allowed_is_known_for_the_same_request_and_for_no_other(monkeypatch):
+    authorizer = own('@id("strong") @says("Strong.") permit (principal, action, resource) when { context.mfa };')
+    asked, real = [], cedarpy.is_authorized
+    monkeypatch.setattr(cedarpy, "is_authorized", lambda *given: asked.append(given) or real(*given))
+    strong = authorizer.decide(Request(ARRAN, "contribute", RUN, {"mfa": True}))
+    assert strong.allowed
+    assert authorizer.decide(Request(ARRAN, "contribute", RUN, {"mfa": True})) is strong
+    assert len(asked) == 1
+    for mfa in (False, 1, 1.0, "true", [True]):
+        assert not authorizer.decide(Request(ARRAN, "contribute", RUN, {"mfa": mfa})).allowed
+    weak = Request(ARRAN, "contribute", RUN)
+    assert not authorizer.decide(weak).allowed
+    before = len(asked)
+    authorizer.decide(weak)
+    assert len(asked) == before + 1  # What was refused is decided each time.
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(REQUESTS, max_size=12))
+def test_what_was_decided_before_changes_no_decision(requests):
+    used = shipped.hub()
+    assert [used.decide(one) for one in [*requests, *requests]] == [HUB.decide(one) for one in [*requests, *requests]]
+    fresh = [shipped.hub().decide(one) for one in requests]
+    assert fresh == [used.decide(one) for one in requests]
+
+
+def test_what_is_kept_is_bounded(monkeypatch):
+    monkeypatch.setattr(decide, "_KEPT_DECISIONS", 4)
+    authorizer = own('@id("all") @says("All.") permit (principal, action, resource);')
+    for number in range(20):
+        assert authorizer.decide(Request(ARRAN, "contribute", Resource("Run", f"s.{number}"))).allowed
+        assert len(authorizer._allowed) <= 4
 
 
 @pytest.mark.parametrize("value", [{"__entity": {"type": "Role", "id": "board"}}, ["a"], None, 1.5, b"x"])

@@ -20,6 +20,7 @@ from wardround.ids import SiteId
 from wardround.protocol.messages import Proposal
 from wardround.protocol.plan import SignedPlan
 from wardround.services.circumstances import is_strong
+from wardround.services.hub_records import is_routine
 
 ADDRESSES = (*app.ADDRESSES, *attestation_routes.ADDRESSES)
 STUDY, RUN = "a" * 64, "a" * 64 + ".1"
@@ -291,6 +292,42 @@ def test_every_decision_is_told_before_anything_follows_and_nothing_follows_wher
 
     with pytest.raises(OSError, match="full"):
         check("POST", "/v1/tasks", "arran", on=state(on_decision=full))
+
+
+def test_of_what_is_routine_only_refusals_are_told():
+    told = []
+    on = state(on_decision=told.append, is_routine=is_routine)
+    check("POST", "/v1/tasks", "arran", on=on)
+    assert not told
+    with pytest.raises(ForbiddenError):
+        check("POST", "/v1/tasks", "ada", on=on)
+    check("GET", "/v1/studies/{study}/plan", "ada", parameters={"study": STUDY}, on=on)
+    check("POST", "/v1/studies", "ada", body=encoded(PROPOSAL), on=on)
+    assert [(one.allowed, one.action) for one in told] == [(False, "take_task"), (True, "propose")]
+
+
+def test_a_run_is_looked_up_once_off_the_loop_and_one_that_is_not_there_every_time():
+    hops = []
+
+    async def threads(call, *args):
+        hops.append(call)
+        return call(*args)
+
+    on = state(threads=threads)
+    for _ in range(3):
+        check("GET", "/v1/runs/{run}", "arran", parameters={"run": RUN}, on=on)
+        check("POST", "/v1/contributions", "arran", body=encoded(OF_RUN), on=on)
+        check("GET", "/v1/runs/{run}", "ada", parameters={"run": RUN}, on=on)
+    assert len(hops) == 1
+    for who in ("outsider", "bute"):
+        with pytest.raises(ForbiddenError):  # What is known of a run is who may: it opens nothing to others.
+            check("GET", "/v1/runs/{run}", who, parameters={"run": RUN}, on=on)
+    for _ in range(2):
+        with pytest.raises(NotFoundError):
+            check("GET", "/v1/runs/{run}", "arran", parameters={"run": "b" * 64 + ".1"}, on=on)
+        with pytest.raises(CodecError):
+            check("POST", "/v1/contributions", "arran", body=b"\x80", on=on)
+    assert len(hops) == 5
 
 
 # People behind a request.

@@ -475,6 +475,20 @@ def test_status_has_the_events_after_a_seq(bench):
         bench.coordinator.status(f"{bench.study}.2")
 
 
+def test_a_status_and_its_events_are_of_one_moment(bench, monkeypatch):
+    read, late = bench.log.read, ["enough"]
+
+    def reading(stream, *, after=0):
+        if stream.startswith("run:") and late:
+            bench.coordinator.withdraw(bench.run, late.pop())
+        return read(stream, after=after)
+
+    monkeypatch.setattr(bench.log, "read", reading)
+    status = bench.coordinator.status(bench.run)
+    assert (status.phase, status.events[-1]["event"]) == ("stopped", "run-stopped")
+    assert status.last_seq == len(status.events) == len(bench.events())
+
+
 def test_opening_an_open_run_finds_it(bench):
     assert bench.coordinator.open_run(bench.run, bench.plan, SITES) == bench.state()
     with pytest.raises(PeerProtocolError):

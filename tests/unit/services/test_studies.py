@@ -354,6 +354,7 @@ def test_an_approved_plan_may_run_and_survives_the_node(bench):
 def test_a_plan_changed_by_one_byte_after_approval_is_refused(bench):
     vault = MemoryVault()
     made = approve(bench, vault)
+    assert made.approved_plan(bench.study) == bench.plan
     signed = messages.decode(vault.get(f"plan.{bench.study}"), SignedPlan)
     for place in range(0, len(signed.plan), 29):
         changed = bytearray(signed.plan)
@@ -390,6 +391,25 @@ def test_a_plan_that_is_not_approved_does_not_run(bench, verdict):
     if verdict:
         made.decide(bench.study, verdict, person="Dr Who", reason="")
     with pytest.raises(PolicyError, match="nobody at this site approved"):
+        made.approved_plan(bench.study)
+
+
+def test_a_withdrawal_by_another_process_counts_at_once(bench):
+    vault = MemoryVault()
+    made = approve(bench, vault)
+    assert made.approved_plan(bench.study) == bench.plan
+    approvals(bench, vault).decide(bench.study, "withdraw", person="Dr Who", reason="")
+    with pytest.raises(PolicyError, match="nobody at this site approved"):
+        made.approved_plan(bench.study)
+
+
+def test_a_decision_that_was_forged_after_it_counted_does_not_count(bench):
+    vault = MemoryVault()
+    made = approve(bench, vault)
+    assert made.approved_plan(bench.study) == bench.plan
+    forged = msgspec.structs.replace(messages.decode(vault.get(f"decision.{bench.study}"), Decision), person="me")
+    vault.put(f"decision.{bench.study}", messages.encode(forged))
+    with pytest.raises(SignatureError):
         made.approved_plan(bench.study)
 
 
