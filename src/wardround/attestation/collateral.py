@@ -19,11 +19,10 @@ from typing import Literal
 
 import msgspec
 
-from wardround.attestation import endorsement
-from wardround.attestation.endorsement import Endorsement
 from wardround.attestation.reference import Product
 from wardround.codec import canonical
-from wardround.crypto import signing
+from wardround.crypto import endorsement, signing
+from wardround.crypto.endorsement import Endorsement
 from wardround.errors import AttestationError, CodecError
 from wardround.ids import Digest
 

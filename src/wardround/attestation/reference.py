@@ -20,10 +20,9 @@ from typing import Literal
 
 import msgspec
 
-from wardround.attestation import endorsement
-from wardround.attestation.endorsement import Endorsement
 from wardround.codec import canonical
-from wardround.crypto import signing
+from wardround.crypto import endorsement, signing
+from wardround.crypto.endorsement import Endorsement
 from wardround.errors import CodecError
 from wardround.ids import Digest
 

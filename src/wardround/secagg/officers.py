@@ -15,9 +15,9 @@ from typing import Literal
 import msgspec
 
 from wardround.codec import canonical
-from wardround.crypto import signing
-from wardround.errors import CodecError, SignatureError
-from wardround.secagg.roster import Endorsement
+from wardround.crypto import endorsement, signing
+from wardround.crypto.endorsement import Endorsement
+from wardround.errors import CodecError
 
 __all__ = ["MAX_OFFICERS", "Officers", "SignedOfficers", "check", "endorse", "follow", "succeed"]
 
@@ -65,10 +65,7 @@ def endorse(signed: SignedOfficers, key: signing.PrivateKey) -> SignedOfficers:
         CodecError: These bytes are no list of officers.
     """
     check(canonical.decode(signed.officers, Officers))
-    officer = signing.public_bytes(key.public_key())
-    mine = Endorsement(officer, signing.sign(_CONTEXT + signed.officers, key))
-    others = {endorsement.officer: endorsement for endorsement in signed.endorsements}
-    return SignedOfficers(signed.officers, tuple(value for _, value in sorted((others | {officer: mine}).items())))
+    return SignedOfficers(signed.officers, endorsement.add(_CONTEXT, signed.officers, signed.endorsements, key))
 
 
 def succeed(before: Officers, unverified: SignedOfficers) -> Officers:
@@ -78,20 +75,10 @@ def succeed(before: Officers, unverified: SignedOfficers) -> Officers:
         SignatureError: Too few valid signatures of the officers before; a wrong one is not counted.
         CodecError: No proper list, not the next one, or another consortium's.
     """
-    trusted, good = set(before.officers), set()
-    for endorsement in unverified.endorsements[:MAX_OFFICERS]:
-        if endorsement.officer in trusted:
-            try:
-                key = signing.load_public(endorsement.officer)
-                signing.verify(endorsement.signature, _CONTEXT + unverified.officers, key)
-            except SignatureError:
-                continue
-            good.add(endorsement.officer)
-    if before.quorum < 1 or len(good) < before.quorum:
-        raise SignatureError(
-            f"the change has {len(good)} valid signatures of the {len(trusted)} officers before it, and needs "
-            f"{before.quorum}; ask them to sign it"
-        )
+    signed = unverified.endorsements
+    endorsement.require(
+        _CONTEXT, unverified.officers, signed, before.officers, before.quorum, what="change of officers"
+    )
     after = canonical.decode(unverified.officers, Officers)
     check(after)
     if after.number != before.number + 1:

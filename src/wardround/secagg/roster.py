@@ -18,13 +18,13 @@ from typing import Literal
 import msgspec
 
 from wardround.codec import canonical
-from wardround.crypto import agreement, signing
-from wardround.errors import CodecError, SignatureError
+from wardround.crypto import agreement, endorsement, signing
+from wardround.crypto.endorsement import Endorsement
+from wardround.errors import CodecError
 from wardround.ids import Digest, SiteId, site_id
 
 __all__ = [
     "MAX_MEMBERS",
-    "Endorsement",
     "Roster",
     "RosterMember",
     "SignedRoster",
@@ -55,13 +55,6 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     consortium: str
     number: int
     members: tuple[RosterMember, ...]
-
-
-class Endorsement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One officer's Ed25519 signature over a roster's canonical bytes."""
-
-    officer: bytes
-    signature: bytes
 
 
 class SignedRoster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,10 +104,7 @@ def endorse(signed: SignedRoster, key: signing.PrivateKey) -> SignedRoster:
         CodecError: These bytes are no roster.
     """
     check(canonical.decode(signed.roster, Roster))
-    officer = signing.public_bytes(key.public_key())
-    mine = Endorsement(officer, signing.sign(_CONTEXT + signed.roster, key))
-    others = {endorsement.officer: endorsement for endorsement in signed.endorsements}
-    return SignedRoster(signed.roster, tuple(value for _, value in sorted((others | {officer: mine}).items())))
+    return SignedRoster(signed.roster, endorsement.add(_CONTEXT, signed.roster, signed.endorsements, key))
 
 
 def open_roster(unverified: SignedRoster, officers: Sequence[bytes], quorum: int) -> Roster:
@@ -129,20 +119,7 @@ def open_roster(unverified: SignedRoster, officers: Sequence[bytes], quorum: int
         SignatureError: Too few valid signatures of these officers; a wrong one is not counted.
         CodecError: No proper roster.
     """
-    trusted, good = set(officers), set()
-    for endorsement in unverified.endorsements[:MAX_MEMBERS]:
-        if endorsement.officer in trusted:
-            try:
-                key = signing.load_public(endorsement.officer)
-                signing.verify(endorsement.signature, _CONTEXT + unverified.roster, key)
-            except SignatureError:
-                continue
-            good.add(endorsement.officer)
-    if quorum < 1 or len(good) < quorum:
-        raise SignatureError(
-            f"the roster has {len(good)} valid signatures of this site's {len(trusted)} officers, and needs {quorum}; "
-            "ask the officers to sign it"
-        )
+    endorsement.require(_CONTEXT, unverified.roster, unverified.endorsements, officers, quorum, what="roster")
     roster = canonical.decode(unverified.roster, Roster)
     check(roster)
     return roster

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wardround.attestation import collateral, endorsement
+from wardround.attestation import collateral
 from wardround.attestation.collateral import AmdCollateral, Bundle, SignedBundle
 from wardround.codec import canonical
-from wardround.crypto import signing
+from wardround.crypto import endorsement, signing
 from wardround.errors import AttestationError, CodecError, SignatureError, WardroundError
 
 NOW = 1_000_000.0
@@ -44,7 +44,7 @@ def test_a_bundle_that_enough_officers_signed_is_opened():
 
 
 def test_too_few_signatures_refuse():
-    with pytest.raises(SignatureError, match="1 valid signatures of this machine's 3 officers, and needs 2"):
+    with pytest.raises(SignatureError, match="1 valid signatures of this site's 3 officers, and needs 2"):
         opened(signed(1))
 
 

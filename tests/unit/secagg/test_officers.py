@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wardround.codec import canonical
-from wardround.crypto import signing
+from wardround.crypto import endorsement, signing
 from wardround.errors import CodecError, SignatureError, WardroundError
 from wardround.secagg import officers, roster
 from wardround.secagg.officers import Officers, SignedOfficers
@@ -34,7 +34,7 @@ def test_two_of_three_may_change_the_list_and_one_may_not():
         after = officers.follow(public(*KEYS[:3]), 2, [change(KEYS[3:6], signers)])
         assert (after.officers, after.quorum, after.number) == (public(*KEYS[3:6]), 2, 1)
     for signer in KEYS[:3]:
-        with pytest.raises(SignatureError, match="1 valid signatures of the 3"):
+        with pytest.raises(SignatureError, match="1 valid signatures of this site's 3"):
             officers.follow(public(*KEYS[:3]), 2, [change(KEYS[3:6], [signer, HUB])])
 
 
@@ -70,7 +70,7 @@ def test_a_signature_on_another_list_or_on_a_roster_does_not_count():
     with pytest.raises(SignatureError):
         officers.follow(public(*KEYS[:3]), 2, [SignedOfficers(other.officers, good.endorsements)])
     of_rosters = tuple(
-        roster.Endorsement(public(key)[0], signing.sign(b"wardround roster 1\n" + good.officers, key))
+        endorsement.Endorsement(public(key)[0], signing.sign(b"wardround roster 1\n" + good.officers, key))
         for key in KEYS[:2]
     )
     with pytest.raises(SignatureError):
@@ -112,7 +112,7 @@ def test_bytes_that_are_no_list_give_our_errors(data):
     with pytest.raises(WardroundError):
         officers.endorse(SignedOfficers(data), KEYS[0])
     signature = signing.sign(b"wardround officers 1\n" + data, KEYS[0])
-    signed = SignedOfficers(data, (roster.Endorsement(public(KEYS[0])[0], signature),))
+    signed = SignedOfficers(data, (endorsement.Endorsement(public(KEYS[0])[0], signature),))
     with pytest.raises(WardroundError):
         officers.follow(public(*KEYS[:3]), 1, [signed])
 

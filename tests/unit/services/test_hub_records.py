@@ -19,12 +19,13 @@ from wardround.audit.entry import (
 from wardround.authorization.decide import Decision
 from wardround.codec import canonical
 from wardround.crypto import certificate, signing
+from wardround.crypto.endorsement import Endorsement
 from wardround.errors import CodecError, ConflictError, UnavailableError
 from wardround.ids import run_id
 from wardround.protocol import events as happened
 from wardround.protocol.messages import Identity
 from wardround.protocol.plan import BlobRef
-from wardround.secagg.roster import Endorsement, Roster, RosterMember, SignedRoster
+from wardround.secagg.roster import Roster, RosterMember, SignedRoster
 from wardround.services.attestation_events import AttestationEvent
 from wardround.services.audit_trail import Person
 from wardround.services.hub_records import (

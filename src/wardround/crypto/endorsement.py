@@ -1,7 +1,7 @@
 """Signatures of m of n officers over a document's exact bytes.
 
-Collateral and reference values are signed like rosters: by people whose keys every node holds in its own settings, and
-never by the hub. `context` keeps a signature for one kind of document from counting for another.
+Rosters, changes of officers, collateral and reference values are signed so: by people whose keys every node holds in
+its own settings, and never by the hub. `context` keeps a signature for one kind of document from counting for another.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,13 @@ def add(
 
 
 def require(
-    context: bytes, document: bytes, unverified: Sequence[Endorsement], officers: Sequence[bytes], quorum: int
+    context: bytes,
+    document: bytes,
+    unverified: Sequence[Endorsement],
+    officers: Sequence[bytes],
+    quorum: int,
+    *,
+    what: str = "document",
 ) -> None:
     """Refuse unless at least `quorum` of `officers` signed exactly this document.
 
@@ -44,6 +50,7 @@ def require(
         unverified: The signatures as they came.
         officers: The Ed25519 public keys that this machine trusts.
         quorum: How many of them must have signed, at least 1.
+        what: What the document is, in the error's words.
 
     Raises:
         SignatureError: Too few valid signatures of these officers; a wrong one is not counted.
@@ -59,6 +66,6 @@ def require(
             good.add(endorsement.officer)
     if quorum < 1 or len(good) < quorum:
         raise SignatureError(
-            f"the document has {len(good)} valid signatures of this machine's {len(trusted)} officers, "
-            f"and needs {quorum}; ask the officers to sign it"
+            f"the {what} has {len(good)} valid signatures of this site's {len(trusted)} officers, and needs {quorum}; "
+            "ask the officers to sign it"
         )
