@@ -95,7 +95,7 @@ class EventLogContract(abc.ABC):
         assert len(log.streams("")) == 6
         assert log.streams("run/b.1_%") == []
 
-    @settings(max_examples=10, deadline=None, suppress_health_check=CONTRACT)
+    @settings(max_examples=10, suppress_health_check=CONTRACT)
     @given(batches=st.lists(st.lists(st.binary(max_size=9), max_size=4), max_size=6), stream=st.uuids().map(str))
     def test_appended_batches_read_back_as_one_list(self, log, batches, stream):
         written = []

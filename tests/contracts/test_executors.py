@@ -34,9 +34,7 @@ TYPES = {
     "people": "k int, pid int, born date, sex text, hdl float8, dead_us bigint, once text, twice text",
     "said": "k int, pid int, at_us bigint, st text, answer text",
 }
-SEEDED = settings(
-    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+SEEDED = settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

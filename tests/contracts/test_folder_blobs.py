@@ -169,7 +169,7 @@ def test_small_bytes_half_written_before_a_crash_are_swept_at_the_next_start(tmp
     held.discard()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sizes=st.lists(st.sampled_from([1, 1000, RECYCLE_LEAST, LARGE, LARGE + 70_000]), min_size=1, max_size=4),
     interrupted=st.booleans(),

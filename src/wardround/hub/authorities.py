@@ -108,7 +108,8 @@ def _switch(
         waiting.unlink()
         return _announce(waiting, place, held[:1], now)
     announced = certificate.issued(new[0])
-    late = [one.name for one in identities if _issued(one) < announced]
+    # Certificates count in seconds: one of the same second may have been issued before.
+    late = [one.name for one in identities if _issued(one) <= announced]
     _refuse(late, "have not renewed their certificates since the new authority was announced", force=force)
     waiting.replace(key_place)
     return (

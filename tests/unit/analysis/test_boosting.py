@@ -178,7 +178,7 @@ def test_a_node_is_split_down_to_exactly_the_least_count():
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_however_records_lie_at_sites_the_trees_are_identical(outcome, data):
     count = data.draw(st.integers(1, 120))
@@ -190,7 +190,7 @@ def test_however_records_lie_at_sites_the_trees_are_identical(outcome, data):
     assert fitted(SMALL, tables, agreed, least) == fitted(SMALL, [table(features, labels)], agreed, least)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(labels=st.lists(st.floats(-1e9, 1e9, width=32), min_size=20, max_size=60), seed=st.integers(0, 100))
 def test_whatever_the_numbers_the_split_into_sites_does_not_matter(labels, seed):
     features, _ = records(len(labels), "number", seed)

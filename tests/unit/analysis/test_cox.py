@@ -125,7 +125,7 @@ def slow(analysis, beta, features, labels):
 
 
 @pytest.mark.parametrize("ties", ["efron", "breslow"])
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 40), beta=st.lists(st.floats(-1, 1), min_size=3, max_size=3))
 def test_sums_are_those_of_the_definition(ties, seed, count, beta):
     features, labels, _ = records(count, seed)
@@ -157,7 +157,7 @@ def test_the_estimate_is_where_the_score_by_definition_is_zero(ties):
     assert numbers(shown, "standard_error") == pytest.approx(errors, rel=1e-6)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_however_records_lie_at_sites_the_fit_is_the_stratified_one(data):
     features, labels, _ = records(90)

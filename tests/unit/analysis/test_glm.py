@@ -188,7 +188,7 @@ def test_intervals_and_p_values_are_walds():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_however_records_lie_at_sites_the_fit_is_the_same(family, data):
     features, labels = records(120, family)

@@ -122,7 +122,7 @@ def test_lung_on_a_grid_of_days_agrees_with_lifelines():
     assert [shown["curves"][0]["median_lower"], shown["curves"][0]["median_upper"]] == limits
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     rows=st.lists(
         st.tuples(st.booleans(), st.floats(0, 45, width=32), st.booleans(), st.integers(0, 3)), min_size=1, max_size=60
@@ -191,7 +191,7 @@ def test_records_without_a_group_take_no_part_and_held_out_ones_do():
 
 
 @pytest.mark.parametrize("least_count", [2, 5, 10])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 150))
 def test_no_small_number_of_events_or_at_risk_is_shown(least_count, seed, count):
     group, times, seen = records(count, seed)

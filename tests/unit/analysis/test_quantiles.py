@@ -103,7 +103,7 @@ def test_the_answers_are_numpys_within_the_resolution():
             assert one["value"] == pytest.approx(value, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.floats(0, 120, width=32), min_size=1, max_size=40),
     sites=st.integers(1, 4),
@@ -123,7 +123,7 @@ def test_however_records_lie_at_sites_the_brackets_are_the_same_and_hold_the_qua
     assert all(one["resolution"] <= 60.0 / bins**5 * (1 + 1e-9) for one in said["columns"][0]["quantiles"])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(count=st.integers(0, 60), least=st.integers(2, 12), seed=st.integers(0, 1000))
 def test_no_bracket_holds_fewer_than_the_least_count(count, least, seed):
     features = records(count, seed)
@@ -226,7 +226,7 @@ def test_the_sums_are_counts_below_in_and_above():
     assert quantiles.site_sums(analysis, state, table(features), AGREED).tolist() == [0, 1, 1, 2]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(rows=st.lists(st.lists(st.integers(-50, 50), min_size=6, max_size=6), min_size=3, max_size=3))
 def test_counts_that_lie_leave_brackets_within_the_range(rows):
     analysis = Quantiles(columns=("age",), probabilities=(0.5,), bins=4)

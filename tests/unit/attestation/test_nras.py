@@ -161,7 +161,7 @@ def test_every_length_but_its_own_is_refused():
         verify(b" " * 524289)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_hostile_bytes_are_refused(data):
     place = data.draw(st.integers(0, len(GOOD) - 1))
@@ -181,7 +181,7 @@ DOCUMENTS = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(DOCUMENTS)
 def test_hostile_key_sets_are_refused(document):
     with pytest.raises(AttestationError):

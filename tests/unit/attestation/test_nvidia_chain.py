@@ -150,7 +150,7 @@ def test_a_list_shortens_how_long_the_result_counts_and_is_no_longer_missed():
 DER = [one.public_bytes(serialization.Encoding.DER) for one in CHAIN]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2), st.data())
 def test_a_changed_byte_of_a_certificate_is_refused(which, data):
     place = data.draw(st.integers(0, len(DER[which]) - 1))
@@ -160,7 +160,7 @@ def test_a_changed_byte_of_a_certificate_is_refused(which, data):
         verify(nvidia_chain.load_der([bytes(changed) if which == one else DER[one] for one in range(3)]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=200))
 def test_hostile_bytes_are_no_chain(data):
     for load in (nvidia_chain.load_pem, lambda one: nvidia_chain.load_der([one, one])):

@@ -309,7 +309,7 @@ def test_a_bundle_gives_rims_lists_and_withdrawn_certificates():
         nvidia_device.collateral_of(bad)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=100), st.text(max_size=100))
 def test_hostile_texts_are_no_evidence(certificate, evidence):
     for one in (DeviceEvidence(certificate=certificate, evidence=evidence),

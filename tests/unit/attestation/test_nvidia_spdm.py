@@ -108,7 +108,7 @@ def test_what_comes_twice_is_refused():
         spdm.parse(sign(twice[:field] + b"\x03" + twice[field + 1 :], KEY))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=400), st.integers(0, len(SMALL) - 1), st.integers(0, 255))
 def test_hostile_bytes_give_our_error_or_a_report(noise, place, value):
     changed = SMALL[:place] + bytes([value]) + SMALL[place + 1 :]

@@ -195,7 +195,7 @@ def test_every_length_of_a_manifest_but_its_own_is_refused():
         verify(b" " * 262145)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_changed_byte_is_refused_or_changes_nothing_that_counts(data):
     place = data.draw(st.integers(0, len(GOOD) - 1))
@@ -210,7 +210,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing_that_counts(data):
     assert found.version == "1.0"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=200))
 def test_hostile_bytes_are_no_manifest(data):
     with pytest.raises(AttestationError):

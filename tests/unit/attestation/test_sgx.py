@@ -82,7 +82,7 @@ def test_what_is_not_accepted_is_refused_by_name(changes, clause):
         judge(*sample(), **changes)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(at=st.integers(0, 48 + 384 + 4 + 128 + 384 + 64), flip=st.integers(1, 255))
 def test_no_byte_under_a_signature_can_be_changed(at, flip):
     quote, collateral = sample()

@@ -80,7 +80,7 @@ def test_no_byte_of_a_report_can_be_changed(offset):
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(bit=st.integers(0, 8 * 0x330 - 1))
 def test_no_bit_under_or_in_the_signature_can_be_flipped(bit):
     evidence, bundle_ = processors.milan()
@@ -262,7 +262,7 @@ def test_the_reader_refuses_every_prefix_and_every_changed_header_of_a_certifica
         amd_certificate.load(data + b"\0")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_no_changed_certificate_is_endorsed_and_none_breaks_the_reader(data):
     der = (SNP / "virtee-sev/vcek_milan.der").read_bytes()
@@ -274,7 +274,7 @@ def test_no_changed_certificate_is_endorsed_and_none_breaks_the_reader(data):
         )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(junk=st.binary(max_size=400))
 def test_arbitrary_bytes_are_refused_by_every_reader(junk):
     for read in (amd_certificate.load, snp_report.parse, lambda data: certificate_table.parse(data + b"\1")):

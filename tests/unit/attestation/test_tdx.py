@@ -200,7 +200,7 @@ def test_no_prefix_of_a_quote_is_accepted_and_none_breaks_the_verifier():
             appraise(evidence, accepted, given, expected_report_data=expected, now=1_750_416_000.0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(junk=st.binary(max_size=900), version=st.integers(0, 6))
 def test_arbitrary_bytes_behind_a_quotes_header_are_refused(junk, version):
     _, collateral = sample()
@@ -211,7 +211,7 @@ def test_arbitrary_bytes_behind_a_quotes_header_are_refused(junk, version):
         appraise(evidence, reference(sample()[0]), given, expected_report_data=bytes(64), now=1_750_416_000.0)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(at=st.integers(0, 4900), flip=st.integers(1, 255))
 def test_a_changed_quote_is_accepted_only_with_the_same_signed_content(at, flip):
     quote, collateral = sample()

@@ -93,7 +93,7 @@ def test_every_prefix_of_the_real_log_is_read_or_refused_and_none_gives_the_regi
         assert list(event_log.replay(events)) != registers or size >= end - 4
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_refused_or_read(junk):
     for data in (junk, log_of() + junk):

@@ -63,7 +63,7 @@ def test_without_policies_everything_is_denied():
     assert not nothing.decide(Request(ARRAN, "contribute", RUN)).allowed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(WRITTEN, max_size=5), WRITTEN, REQUESTS)
 def test_another_forbid_never_allows_more(policies, extra, request):
     texts = [written(e, f"p{i}", kind=k, action=a, when=w) for i, (e, k, a, w) in enumerate(policies)]
@@ -72,7 +72,7 @@ def test_another_forbid_never_allows_more(policies, extra, request):
     assert not (after.decide(request).allowed and not before.decide(request).allowed)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(WRITTEN, min_size=1, max_size=5), REQUESTS)
 def test_who_is_allowed_has_a_permit_that_holds_alone_and_no_forbid_that_does(policies, request):
     texts = [written(e, f"p{i}", kind=k, action=a, when=w) for i, (e, k, a, w) in enumerate(policies)]
@@ -82,7 +82,7 @@ def test_who_is_allowed_has_a_permit_that_holds_alone_and_no_forbid_that_does(po
     assert own("".join(texts)).decide(request).allowed is expected
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(REQUESTS)
 def test_only_nodes_of_the_run_contribute(request):
     principal = request.principal
@@ -91,7 +91,7 @@ def test_only_nodes_of_the_run_contribute(request):
         assert HUB.decide(request).allowed is named
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(max_size=40).filter(lambda text: f'action "{text}"' not in shipped.schema()))
 def test_an_action_that_the_schema_does_not_name_is_denied(action):
     everything = own('@id("all") @says("All.") permit (principal, action, resource);')
@@ -152,7 +152,7 @@ def test_what_was_allowed_is_known_for_the_same_request_and_for_no_other(monkeyp
     assert len(asked) == before + 1  # What was refused is decided each time.
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(REQUESTS, max_size=12))
 def test_what_was_decided_before_changes_no_decision(requests):
     used = shipped.hub()

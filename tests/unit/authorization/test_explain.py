@@ -53,7 +53,7 @@ def test_a_request_that_does_not_fit_is_explained_too():
     assert any(line.strip().startswith("went wrong") for line in words(found))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["contribute", "read_run", "release", "train", "propose", "read_plan"]),
     st.sampled_from(["node", "researcher", "operator", "hub"]),

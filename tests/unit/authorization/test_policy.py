@@ -90,14 +90,14 @@ def test_text_that_would_end_cedars_parser_and_this_process_is_refused_before_it
     assert refused(HEAD + "permit (principal, action, resource) when { " + inner + " };")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(alphabet='permit(){}[];"\\@/ \n\r:=!&|.,context_mfa0123é\x00\ud800', max_size=120))
 def test_any_text_is_put_in_force_or_refused(text):
     with contextlib.suppress(ConfigError):
         shipped.site(text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_cut_of_the_shipped_policies_is_put_in_force_or_refused(data):
     text = shipped.text("hub.cedar").replace('@id("', '@id("own-')

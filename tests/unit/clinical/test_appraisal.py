@@ -90,7 +90,7 @@ def test_a_vector_is_as_long_as_it_says_and_can_be_added_exactly(outcome):
 
 
 @pytest.mark.parametrize("outcome", ["binary", "multiclass", "number"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), count=st.integers(1, 120), seed=st.integers(0, 1000))
 def test_any_split_into_sites_says_what_the_pooled_records_say(outcome, data, count, seed):
     records = drawn(outcome, count, seed)
@@ -154,7 +154,7 @@ def test_a_subgroup_has_the_values_of_its_records_alone(outcome):
             assert one["value"] == pytest.approx(expected[name], abs=one.get("resolution", 0.02) or 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.booleans(), st.floats(-40, 40) | st.sampled_from([0.0, -0.1, 0.1, math.inf, -math.inf])),
@@ -443,7 +443,7 @@ def test_sums_that_no_site_can_send_are_refused(value):
 
 
 @OUTCOMES
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), magnitude=st.sampled_from([1e-15, 1.0, 100.0, 1e18]))
 def test_sums_made_up_give_finite_results_too(outcome, seed, magnitude):
     contract = CONTRACTS[outcome]

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.crypto import agreement
@@ -37,7 +37,6 @@ def test_commitments_are_those_of_openssl(case):
     assert made.hex() == case["commitment"]
 
 
-@settings(deadline=None)
 @given(key=keys, info=st.binary())
 def test_what_was_offered_is_accepted(key, info):
     sealed = agreement.offer(PUBLIC, key, info)
@@ -50,7 +49,6 @@ def test_an_offer_is_drawn_anew_every_time():
     assert agreement.offer(PUBLIC, KEY, b"") != agreement.offer(PUBLIC, KEY, b"")
 
 
-@settings(deadline=None)
 @given(position=st.integers(0, agreement.OFFER_BYTES - 1), bit=st.integers(0, 7))
 def test_an_offer_altered_in_one_bit_is_refused(position, bit):
     # X25519 ignores the top bit of a point, but the KEM hashes the bytes as they came.

@@ -263,7 +263,7 @@ def test_what_is_no_proof_to_make_is_refused_at_once():
             dpop.prove(KEY, **given)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(max_size=300), st.binary(max_size=300).map(lambda data: data.decode("latin-1"))))
 def test_hostile_text_is_refused_with_an_error_of_ours(text):
     for candidate in (text, f"{text}.{text}.{text}", ".".join([jose.base64url(text.encode(errors="replace"))] * 3)):
@@ -278,7 +278,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.dictionaries(st.sampled_from(["typ", "alg", "jwk", "kid", "crit", "b64"]), _JSON, max_size=6),
     st.dictionaries(st.sampled_from(["jti", "htm", "htu", "iat", "ath"]), _JSON, max_size=5),

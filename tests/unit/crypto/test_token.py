@@ -251,7 +251,7 @@ def test_a_private_key_is_read_back_and_nothing_else_is():
             jose.load_private(pem)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=200), st.sampled_from(["", "at+jwt"]))
 def test_hostile_text_is_refused_with_an_error_of_ours(text, typ):
     real = issued()

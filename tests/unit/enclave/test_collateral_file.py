@@ -104,7 +104,7 @@ def test_a_file_that_is_too_large_is_refused_unread(tmp_path):
 
 
 @given(data=st.binary(max_size=200), keep=st.integers(0, 3000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_hostile_bytes_are_refused_in_words(tmp_path_factory, data, keep):
     machine = Machine(tmp_path_factory.mktemp("hostile"))
     machine.write(signed(3)[:keep] + data)

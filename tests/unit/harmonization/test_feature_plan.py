@@ -154,7 +154,7 @@ def by_need(table):
     return {(row["patient"].removeprefix("|"), row["index_us"], row["need"]): row for row in table.to_pylist()}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(some_facts("a"), some_facts("b"), st.sampled_from(["first", "last", "each"]), st.sampled_from([None, 2 * DAY]))
 def test_the_plan_in_duckdb_is_the_plain_reference(left, right, pick, now_us):
     import msgspec

@@ -59,14 +59,14 @@ def expected(naive, zone):
     return high, times.GAP
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(naive=st.one_of(local_times, near_change), zone=zones)
 def test_a_local_time_is_the_instant_that_zoneinfo_says(naive, zone):
     moment = times.parse(naive.isoformat(sep=" ", timespec="microseconds"), zone)
     assert (moment.time_us, moment.remark) == expected(naive, zone)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(naive=st.lists(st.one_of(local_times, near_change), min_size=1, max_size=20), zone=zones)
 def test_in_bulk_as_one_by_one(naive, zone):
     found, counts = times.localize(pa.array(naive, pa.timestamp("us")), zone)
@@ -99,7 +99,6 @@ def test_the_changes_of_a_year_are_found_in_every_zone(zone):
     ] == [expected(hour, zone) for hour in hours]
 
 
-@settings(deadline=None)
 @given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)), st.integers(-14 * 60, 14 * 60))
 def test_a_stated_offset_needs_no_zone(naive, minutes):
     sign = "-" if minutes < 0 else "+"
@@ -170,7 +169,6 @@ def test_a_timestamp_beyond_the_calendar_is_refused_and_never_comes_back_from_th
         assert counts == {times.UNPARSEABLE: 4}
 
 
-@settings(deadline=None)
 @given(st.integers(-(2**62), 2**62))
 def test_nanoseconds_are_cut_and_never_rounded_up(nanoseconds):
     found, _ = times.localize(pa.array([nanoseconds]).cast(pa.timestamp("ns")), "UTC")

@@ -65,6 +65,14 @@ def test_a_new_authority_takes_over_once_all_have_heard_of_it(folder):
         certificate.open_identity(heard.certificate, authorities.present(folder, CONFIG)[1], START + 70)
 
 
+def test_who_renewed_in_the_same_second_before_has_not_heard(folder):
+    early = identity(folder, START + 10.1)
+    authorities.rotate(folder, CONFIG, [early], START + 10.9)
+    with pytest.raises(ConfigError, match="1 have not renewed"):
+        authorities.rotate(folder, CONFIG, [early], START + 11)
+    authorities.rotate(folder, CONFIG, [identity(folder, START + 12)], START + 13)
+
+
 def test_who_will_not_come_is_not_waited_for_with_force(folder):
     late = identity(folder, START)
     for number in (2, 2, 1):

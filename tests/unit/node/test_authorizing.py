@@ -101,7 +101,7 @@ POLICIES = st.lists(st.tuples(EFFECTS, SCOPES, WHENS), max_size=4).map(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(POLICIES)
 def test_a_sites_forbid_wins_over_any_policies_of_a_hub(tmp_path_factory, cedar):
     hub = shipped.hub(cedar + '@id("all") @says("All.") permit (principal, action, resource);')
@@ -110,7 +110,7 @@ def test_a_sites_forbid_wins_over_any_policies_of_a_hub(tmp_path_factory, cedar)
         site(tmp_path_factory.mktemp("site"), NO_TRAINING).asked(TRAIN, PLAN)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(POLICIES)
 def test_no_permit_of_a_sites_own_goes_beyond_the_shipped_forbids(tmp_path_factory, cedar):
     wide = cedar + '@id("all") @says("All.") permit (principal, action, resource);'

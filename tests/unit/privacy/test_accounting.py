@@ -60,7 +60,7 @@ def test_laplace_composes():
     assert rdp.epsilon(rdp.cost(asked), 1e-5) == pytest.approx(oracle.get_epsilon(1e-5), rel=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(noise=st.floats(0.5, 8.0), rate=st.floats(0.001, 0.9))
 def test_whole_orders_are_the_oracles_and_others_never_cost_more_than_its_bound(noise, rate):
     whole = [order for order in rdp.ORDERS if float(order).is_integer() and order <= 64]
@@ -73,7 +73,7 @@ def test_whole_orders_are_the_oracles_and_others_never_cost_more_than_its_bound(
                 assert 0 <= own <= float(other) * (1 + 1e-6) + 1e-10
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(noise=st.floats(0.6, 5.0), rate=st.floats(0.005, 0.5), order=st.floats(1.3, 30.0))
 def test_a_cost_lies_between_its_neighbours_orders(noise, rate, order):
     low, own, high = rdp.cost(sampled(noise, rate), (order * 0.98 if order > 1.35 else 1.25, order, order * 1.02))
@@ -81,7 +81,7 @@ def test_a_cost_lies_between_its_neighbours_orders(noise, rate, order):
     assert own <= high * (1 + 1e-9) + 1e-12
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(noise=st.floats(0.6, 5.0), rate=st.floats(0.005, 0.5), steps=st.integers(1, 5000))
 def test_more_noise_costs_less_and_more_steps_or_patients_cost_more(noise, rate, steps):
     base = rdp.epsilon(rdp.cost(sampled(noise, rate, steps)), 1e-5)

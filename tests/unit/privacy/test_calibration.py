@@ -45,7 +45,7 @@ def test_a_gaussian_needs_what_its_formula_says():
     assert tight < found < math.sqrt(2 * math.log(1.25 / 1e-5))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     target=st.floats(0.05, 20.0),
     delta=st.floats(1e-9, 1e-3),
@@ -110,7 +110,7 @@ mechanism = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     mechanisms=st.lists(mechanism, min_size=1, max_size=3),
     delta=st.floats(1e-9, 1e-2),

@@ -81,7 +81,7 @@ def perform(book, operation):
         return
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps=st.lists(st.tuples(operations, clocks), max_size=40), epsilon=st.floats(0.3, 9.0))
 def test_without_lowering_spent_and_reserved_never_exceed_what_is_allowed(steps, epsilon):
     book = Book()
@@ -102,7 +102,7 @@ def test_without_lowering_spent_and_reserved_never_exceed_what_is_allowed(steps,
     assert ledger.fold(NAME, book.entries) == book.state
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps=st.lists(st.one_of(operations, operations, grants), max_size=40))
 def test_whatever_is_granted_in_between_spending_stays_and_grows_only_within_the_budget(steps):
     book = Book()
@@ -121,7 +121,7 @@ def test_whatever_is_granted_in_between_spending_stays_and_grows_only_within_the
     assert ledger.fold(NAME, book.entries) == book.state
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps=st.lists(operations, min_size=1, max_size=20))
 def test_the_state_is_the_same_when_read_from_bytes(steps):
     book = Book()

@@ -119,7 +119,7 @@ def test_snp_evidence_survives_the_journey_with_its_certificates():
     assert broker.unverified_devices(again) == ()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=200))
 def test_hostile_additional_evidence_gives_our_error(text):
     message = broker.attestation(RuntimeData("n", KEY), Evidence(kind="tdx", report=b"q"))
@@ -141,7 +141,7 @@ def test_an_address_names_a_runs_key_and_back():
             broker.resource(*parts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=200))
 def test_hostile_bytes_are_no_message(data):
     for kind in (broker.Request, broker.Attestation, broker.TokenResponse, broker.Jwe):

@@ -29,7 +29,7 @@ def gone_by_stage(rng, sites, most):
     return drops
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.integers(3, 9), st.integers(0, 2**64))
 def test_the_opened_sum_is_the_plain_sum(count, seed):
     rng = random.Random(seed)
@@ -41,7 +41,7 @@ def test_the_opened_sum_is_the_plain_sum(count, seed):
     opening.check_evidence(opening.evidence_of(hub), run.consortium.public)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from([20, 33, 50]), st.integers(0, 2**64))
 def test_so_it_is_with_many(count, seed):
     rng = random.Random(seed)
@@ -61,7 +61,7 @@ def test_and_on_a_sparse_graph(count, seed):
     assert [part.tolist() for part in run.opened()] == run.expected()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(3, 8), st.integers(0, 2**64))
 def test_below_the_threshold_nobody_reveals_and_nothing_is_opened(count, seed):
     rng = random.Random(seed)
@@ -77,7 +77,7 @@ def test_below_the_threshold_nobody_reveals_and_nothing_is_opened(count, seed):
     assert not any(member.reveal for member in run.members.values())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(3, 6), st.integers(0, 2**64))
 def test_repeating_any_message_changes_nothing(count, seed):
     rng = random.Random(seed)
@@ -97,7 +97,7 @@ def test_repeating_any_message_changes_nothing(count, seed):
     assert [part.tolist() for part in run.opened()] == run.expected()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(3, 6), st.integers(0, 2**64), st.lists(st.sampled_from([1.0, 0.5, 0.25]), min_size=6, max_size=6))
 def test_members_of_different_model_versions_add_up_all_the_same(count, seed, discounts):
     bases = tuple(f"{place % 3:064x}" for place in range(count))

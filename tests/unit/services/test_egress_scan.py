@@ -45,7 +45,7 @@ TABLE = patients()
 RECORDS = Records([TABLE])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**6), st.integers(0, 4900), st.integers(0, 399), st.floats(1e-6, 1e6), st.booleans())
 def test_a_planted_row_is_found_at_any_place_and_scale(seed, place, record, scale, negative):
     vector, row = honest(seed), whole(TABLE[record])
@@ -55,7 +55,7 @@ def test_a_planted_row_is_found_at_any_place_and_scale(seed, place, record, scal
     assert RECORDS.found(vector) or not tells
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10**6), st.integers(0, 4990), st.integers(0, 399), st.integers(0, 12))
 def test_a_run_of_a_row_is_enough(seed, place, record, start):
     nonzero = whole(TABLE[record])

@@ -363,7 +363,7 @@ texts = st.text(max_size=200)
 
 
 @given(texts, texts, texts, st.lists(texts, max_size=20))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_a_stranger_writes_into_an_address_is_an_entry_of_bounded_words(principal, action, resource, reasons):
     for allowed in (True, False):
         one = decision(
@@ -391,7 +391,7 @@ def test_whatever_a_stranger_writes_into_an_address_is_an_entry_of_bounded_words
         reason=texts,
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_attestation_event_is_an_entry_whatever_its_words(event):
     found = attestation_entry(event)
     entries.encode(Entry(at=1, actor="hub", event=found))

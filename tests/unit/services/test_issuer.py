@@ -299,7 +299,7 @@ def test_tokens_of_one_place_are_none_at_another(desk):
         person(other, tokens)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.dictionaries(
         st.sampled_from(["grant_type", "code", "refresh_token", "code_verifier", "redirect_uri"]),

@@ -225,7 +225,7 @@ def test_codes_are_those_of_rfc_6238(seconds, code):
     assert one_time_codes.accepted_step(b"12345678901234567890", code, seconds, 0) == seconds // 30
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=12))
 def test_what_is_no_code_is_none(text):
     secret = bytes(range(20))
@@ -527,7 +527,7 @@ _READ = ["clientDataJSON", "authenticatorData", "signature", "userHandle"]
 _FIELDS = ["clientDataJSON", "attestationObject", "authenticatorData", "signature", "userHandle"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.dictionaries(st.sampled_from(["id", "rawId", "type", "response", "authenticatorAttachment"]), _JUNK, max_size=4),
     st.dictionaries(st.sampled_from(_FIELDS), _JUNK, max_size=5),

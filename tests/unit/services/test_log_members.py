@@ -128,7 +128,7 @@ def test_what_cannot_be_recorded_is_not_taken(known):
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_hostile_bytes_are_no_messages(data):
     for kind in (LogMember, LogLetter, LogAnswer):
         try:
@@ -138,7 +138,7 @@ def test_hostile_bytes_are_no_messages(data):
 
 
 @given(st.text(max_size=80), st.lists(st.text(max_size=80), min_size=1, max_size=4), st.binary(max_size=64))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_hostile_keys_are_refused_with_an_error_of_ours(site, keys, signature):
     made = LogMember(site=site, log=tuple(keys), witness=tuple(keys), signature=signature)
     with pytest.raises((CodecError, CryptoError)):

@@ -287,7 +287,7 @@ def test_settings_that_cannot_hold_are_refused(changed):
     assert "hunter2" not in str(caught.value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=120), st.text(max_size=120), st.booleans())
 def test_hostile_tokens_and_proofs_are_refused_with_an_error_of_ours(access, proof, real):
     given_token = issued() if real else access

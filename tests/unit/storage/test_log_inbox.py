@@ -83,7 +83,7 @@ def test_a_slip_is_no_path(tmp_path, bad):
 @given(
     st.lists(st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=60))
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_other_files_in_the_folder_are_no_entries(tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("inbox")
     for name in names:

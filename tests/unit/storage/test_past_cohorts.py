@@ -81,7 +81,7 @@ def test_the_nearest_is_the_one_with_the_smallest_side(past):
     assert past.nearest(marks(range(40, 200))).definition == B
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cohorts=st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6), least=st.integers(1, 8))
 def test_no_two_cohorts_that_answered_isolate_anybody(tmp_path_factory, cohorts, least):
     past = PastCohorts(tmp_path_factory.mktemp("cohorts"), KEY)
@@ -98,7 +98,7 @@ def test_no_two_cohorts_that_answered_isolate_anybody(tmp_path_factory, cohorts,
         assert not any(disclosure_cohorts.difference(one, other).isolates(least) for other in answered)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cohorts=st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6), least=st.integers(1, 8))
 def test_settled_cohorts_are_parts_and_isolate_nobody(tmp_path_factory, cohorts, least):
     past = PastCohorts(tmp_path_factory.mktemp("cohorts"), KEY)

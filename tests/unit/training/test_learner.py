@@ -149,7 +149,7 @@ def test_a_pass_sees_every_record_once_in_an_order_of_its_own(tmp_path):
     assert first != second
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**40), number=st.integers(1, 10**5), name=st.sampled_from(["sgd", "adam", "adamw"]))
 def test_the_same_inputs_give_the_same_bytes(tmp_path_factory, seed, number, name):
     model = BuiltinModel(name="mlp", hidden=(4,))

@@ -70,13 +70,13 @@ def assert_safe(cells, least):
             assert high is None or (real <= high and high - low >= least)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cells=lists, least=st.sampled_from([0, 1, 2, 5, 11]))
 def test_nobody_can_narrow_a_small_count_of_a_list(cells, least):
     assert_safe(cells, least)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(cells=squares, least=st.sampled_from([0, 1, 2, 5, 11]))
 def test_nobody_can_narrow_a_small_count_of_a_table(cells, least):
     assert_safe(cells, least)

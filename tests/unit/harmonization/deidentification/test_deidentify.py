@@ -207,7 +207,6 @@ names = (made | st.sampled_from(NAMES)).filter(lambda name: not set(plain(name).
 record_numbers = st.from_regex(r"\A[A-Z]{0,3}[0-9]{5,10}\Z")
 
 
-@settings(deadline=None)
 @given(names, names, names)
 @example("Müller", "José", "Ångström")
 @example("Ng", "Li", "An")
@@ -218,7 +217,6 @@ def test_no_spelling_of_a_known_name_survives(family, given_name, middle):
         assert leaks(planted, known) == set(), planted
 
 
-@settings(deadline=None)
 @given(names)
 @example("D'Orsy")
 def test_no_spelling_of_a_word_of_a_name_survives(name):
@@ -227,7 +225,7 @@ def test_no_spelling_of_a_word_of_a_name_survives(name):
         assert leaks(planted, known) == set(), planted
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz", min_size=6, max_size=12).filter(lambda one: one not in ALLOWED))
 def test_one_wrong_letter_does_not_save_a_long_name(name):
     known = lexicon(Known(persons=(Person(given=(name,)),)))
@@ -245,7 +243,6 @@ def test_the_confusions_of_scanners_do_not_save_a_name(planted):
     assert leaks(planted, lexicon(Known(persons=persons))) == set()
 
 
-@settings(deadline=None)
 @given(record_numbers)
 def test_no_spelling_of_a_record_number_survives(number):
     known = lexicon(Known(numbers=(number,)))
@@ -253,7 +250,7 @@ def test_no_spelling_of_a_record_number_survives(number):
         assert leaks(planted, known) == set(), planted
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.from_regex(r"\A[2-9][0-9]{9}\Z"))
 def test_no_spelling_of_a_telephone_number_survives(digits):
     for held in (digits, f"({digits[:3]}) {digits[3:6]}-{digits[6:]}", f"+1{digits}"):
@@ -262,7 +259,7 @@ def test_no_spelling_of_a_telephone_number_survives(digits):
             assert leaks(planted, known) == set(), planted
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.dates(date(1900, 1, 1), date(2026, 12, 31)))
 def test_no_spelling_of_a_birth_date_survives(day):
     known = lexicon(Known(births=(day,)))
@@ -487,7 +484,6 @@ SOMEBODY = lexicon(
 )
 
 
-@settings(deadline=None)
 @given(NOTES)
 @example("S\u200b\u0301")
 def test_any_text_is_scrubbed_and_a_scrubbed_text_stays_as_it_is(note):
@@ -496,7 +492,6 @@ def test_any_text_is_scrubbed_and_a_scrubbed_text_stays_as_it_is(note):
     assert scrub(once, SOMEBODY).text == once
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="abcd", max_size=8), st.text(alphabet="abcd", max_size=8))
 def test_near_is_one_edit_or_a_swap(left, right):
     def edits(word):

@@ -2,7 +2,7 @@ import string
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.harmonization.suggest.sites import CREATININE, TARGETS, TODAY, events, profiled
 
@@ -209,7 +209,6 @@ def test_a_fingerprint_of_few_records_holds_no_quantile():
     assert many.count("/") == 1 + 2
 
 
-@settings(deadline=None)
 @given(st.text(max_size=12))
 def test_any_spelling_of_a_unit_survives_the_fingerprint(unit):
     site = profiled(unit=unit)

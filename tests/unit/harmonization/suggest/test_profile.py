@@ -19,7 +19,7 @@ def test_a_profile_counts_events_patients_numbers_texts_and_units():
     assert found.share_numeric == pytest.approx(100 / 103)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 2999), max_size=6), st.randoms(use_true_random=False))
 def test_a_profile_depends_neither_on_the_order_of_the_batches_nor_on_where_they_are_cut(cuts, order):
     whole = events(count=3000, texts=("a", "b"))

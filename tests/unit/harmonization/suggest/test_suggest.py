@@ -121,7 +121,7 @@ def test_at_most_five_are_shown_and_their_scores_leave_room_for_none():
     assert sum(scores) < 1
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.permutations(TARGETS), st.permutations(range(3)))
 def test_neither_the_order_of_the_concepts_nor_of_the_codes_matters(targets, order):
     sites = [profiled("TSH", unit="uIU/mL"), profiled("Pulse", unit="bpm", median=70), profiled("K+", unit="mmol/L")]
@@ -130,7 +130,7 @@ def test_neither_the_order_of_the_concepts_nor_of_the_codes_matters(targets, ord
     assert [straight[place] for place in order] == shuffled
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.text(max_size=60), st.text(max_size=15), st.text(max_size=15))
 def test_any_names_and_units_are_answered(text, specimen, unit):
     found = one(profiled(text, specimen=specimen, unit=unit))

@@ -1,7 +1,7 @@
 """How sites spell units: what is beyond doubt is read, all else is unknown."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.clinical.derivation import Derivation
@@ -112,7 +112,6 @@ def test_a_known_spelling_leads_to_a_unit_and_agrees_with_what_is_valid_itself(f
         assert affine(folded, code, plain) == IDENTITY
 
 
-@settings(deadline=None)
 @given(st.text(max_size=12))
 def test_whatever_is_read_is_a_unit(raw):
     code = spelling(raw, {})

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.clinical import units
@@ -180,7 +180,6 @@ def test_mass_and_amount_convert_by_the_molar_mass_only_where_one_stands_for_the
         assert not fits(*pair, GLUCOSE)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(units.known()), st.sampled_from(units.known()))
 def test_the_table_of_flat_columns_and_ucum_are_one_truth(here, there):
     found = affine(here, there, PLAIN)
@@ -268,7 +267,6 @@ def test_a_message_does_not_repeat_a_long_code():
     assert len(affine("x" * 5000, "y" * 5000, PLAIN).message) < 400
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_measured_or_refused(text):
     found = affine(text, "mg/dL", PLAIN)

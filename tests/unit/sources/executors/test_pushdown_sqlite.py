@@ -34,7 +34,7 @@ def run(folder, mapping, **how):
     return pushdown.executor(world.event_mapping_of(mapping), site)(world.reading_of(sources, **how))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32), st.sampled_from(HOW), st.booleans())
 @example(3, HOW[0], True)
 def test_the_harvest_is_the_same(folder, seed, how, restricted):
@@ -70,7 +70,7 @@ def test_units_that_do_not_convert_are_asked_about_as_elsewhere(folder):
     assert len(asked[0]) > 5
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 @example(0.1)
 @example(-0.0)

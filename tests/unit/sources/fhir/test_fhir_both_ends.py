@@ -180,7 +180,7 @@ def outcome(plan, text, backend):
     return [list(row.values()) for part in parts for row in part.to_pylist()], report
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(view=definitions(), resources=st.lists(patients, min_size=1, max_size=6))
 def test_duckdb_and_python_agree(view, resources):
     try:

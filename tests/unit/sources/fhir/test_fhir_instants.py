@@ -1,7 +1,7 @@
 """Instants by the column are those of harmonization.times, text by text."""
 
 import pyarrow as pa
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wardround.harmonization import times
@@ -32,7 +32,6 @@ EDGES = [
 ]
 
 
-@settings(deadline=None)
 @given(texts=TEXTS, zone=st.sampled_from([None, "UTC", "Europe/Berlin", "America/New_York"]))
 @example(texts=EDGES, zone=None)
 @example(texts=EDGES, zone="Europe/Berlin")

@@ -457,7 +457,7 @@ RESOURCES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(lines=RESOURCES, scope=SCOPES)
 def test_what_is_read_in_a_scope_is_what_is_wanted_of_all(lines, scope):
     text = b"\n".join(lines)

@@ -558,7 +558,7 @@ names = st.sampled_from(["PID", "OBR", "ORC", "OBX", "MRG", "NTE", "MSH"])
 segment = st.tuples(names, st.lists(printable, max_size=30))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.lists(segment, max_size=6), max_size=5), st.sampled_from(["ORU^R01", "ADT^A40", "ORM^O01"]))
 def test_whatever_the_fields_hold_no_reason_shows_it(tmp_path_factory, contents, kind):
     folder = tmp_path_factory.mktemp("hostile")

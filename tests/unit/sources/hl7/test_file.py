@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.errors import ClinicalError, UnavailableError
@@ -80,7 +80,6 @@ def test_utf_16_is_refused(tmp_path):
         read(tmp_path, ONE.decode().encode("utf-16"))
 
 
-@settings(deadline=None)
 @given(sizes=st.lists(st.integers(0, 60), max_size=8), chunk=st.integers(1, 50))
 def test_the_size_of_what_is_read_at_once_changes_nothing(tmp_path_factory, sizes, chunk):
     made = [b"MSH|^~\\&|" + b"\rOBX|FTSBHS|MSH" * size + b"MSH" for size in sizes]

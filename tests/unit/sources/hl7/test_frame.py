@@ -2,7 +2,7 @@
 
 import hl7
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.errors import PeerProtocolError
@@ -17,7 +17,6 @@ def fed(pieces, **limits):
     return [message for piece in pieces for message in framer.feed(piece)], framer
 
 
-@settings(deadline=None)
 @given(messages=st.lists(bodies, max_size=6), data=st.data())
 def test_however_the_stream_is_cut_the_frames_are_the_same(messages, data):
     stream = b"".join(framed(message) for message in messages)
@@ -142,7 +141,6 @@ def test_undeclared_bytes_are_taken_in_since_the_mapping_may_know_them():
     assert not incoming(MESSAGE.replace(b"Miller", b"M\xfcller")).offence
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(list(Outcome)))
 def test_whatever_comes_can_be_answered(data, outcome):
     for content in (data, b"MSH" + data, MESSAGE[:9] + data, MESSAGE + data):

@@ -14,7 +14,7 @@ from wardround.sources.intake import Intake
 
 KEY = bytes(range(32))
 HEAD = 64
-few = settings(deadline=None, max_examples=25)  # each example writes files and waits for the disk
+few = settings(max_examples=25)  # each example writes files and waits for the disk
 MESSAGES = [b"first", b"second message", b"third", b"fourth, and longer than the others"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hl7
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.errors import CodecError
@@ -80,7 +80,6 @@ def test_the_canonical_form_of_a_real_message_is_the_same_message():
         ]
 
 
-@settings(deadline=None)
 @given(text=st.text(max_size=60), marks=marks_text)
 def test_unescape_undoes_escape_with_any_delimiters(text, marks):
     utf8 = hl7_charset.find("UNICODE UTF-8")
@@ -89,7 +88,6 @@ def test_unescape_undoes_escape_with_any_delimiters(text, marks):
     assert not set(escaped) & {marks.field, marks.component, marks.repetition, marks.subcomponent, "\r", "\n"}
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="\\"), max_size=60))
 def test_a_text_without_the_escape_character_is_as_it_is(text):
     assert unescape(text) is text
@@ -99,7 +97,6 @@ component = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max
 fields = st.lists(st.lists(st.lists(component, min_size=1, max_size=3), min_size=1, max_size=3), min_size=1, max_size=5)
 
 
-@settings(deadline=None)
 @given(content=fields, marks=marks_text)
 def test_splitting_undoes_joining(content, marks):
     joined = marks.field.join(
@@ -220,7 +217,6 @@ def test_the_mapping_may_say_what_the_sender_does_not():
     assert parse(lying, charset="8859/1").named("PID")[0].field(5) == "Müller"
 
 
-@settings(deadline=None)
 @given(text=st.text(st.sampled_from(list("\\~EFXC41.br |^&")), max_size=12), marks=marks_text)
 def test_the_canonical_form_means_the_same_whatever_escapes_stand_half_open(text, marks):
     header = f"MSH{marks.field}{marks.encoding}" + marks.field * 16
@@ -303,7 +299,6 @@ def test_the_header_counts_its_separator_as_its_first_field():
     assert [msh.field(number) for number in (1, 2, 3, 9, 12)] == ["|", "^~\\&", "LAB", "ORU^R01", "2.5"]
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_whatever_comes_is_a_message_or_refused(data):
     for prefix in (b"", MSH + b"\r", MSH[:9]):

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.harmonization.events import Precision
@@ -87,7 +87,6 @@ written = st.one_of(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(texts=st.lists(written, max_size=12), zone=st.sampled_from([BERLIN, "America/St_Johns", "UTC"]))
 def test_a_column_is_what_its_cells_are_one_by_one(texts, zone):
     found = hl7_time.column(pa.array(texts, pa.string()), np.full(len(texts), NONE), zone)
@@ -117,7 +116,6 @@ def test_the_sites_zone_holds_unless_the_sender_contradicts_it():
     assert hl7_time.sender_offsets(stamps, None).tolist()[:2] == [7_200_000_000, 3_600_000_000]
 
 
-@settings(deadline=None)
 @given(st.dates())
 def test_a_birth_is_the_day_whatever_time_and_zone_are_written(born):
     text = f"{born.year:04d}{born.month:02d}{born.day:02d}"

@@ -1,7 +1,7 @@
 """Values and codes are what OBX-2 says they are, or are refused."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wardround.sources.hl7_coding import Coding, coded
@@ -123,14 +123,12 @@ def test_a_bound_in_a_field_for_numbers_is_remarked():
     assert not value("SN", "<^5").remark
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["NM", "SN", "ST", "TX", "CE", "CWE", "DT", "TM", "TS", "ED"]), st.text(max_size=30))
 def test_whatever_comes_is_a_value_or_refused(kind, text):
     found = value(kind, text)
     assert not (found.refused and (found.number is not None or found.value is not None))
 
 
-@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e30, max_value=1e30))
 def test_a_number_reads_as_it_was_written(number):
     text = f"{number:.6f}"

@@ -142,7 +142,7 @@ def reference(table, site, report):
     return made
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rows=st.lists(st.tuples(texts_written, times_written, texts_written, numbers_written, texts_written), max_size=30),
     site=st.sampled_from([BERLIN, NOWHERE]),
@@ -157,7 +157,7 @@ def test_in_bulk_as_row_by_row(rows, site):
     assert (report.refused, report.noted) == (told.refused, told.noted)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cells=st.lists(times_written, max_size=40), zone=st.sampled_from(["Europe/Berlin", "America/New_York", None]))
 def test_texts_of_times_in_bulk_as_one_by_one(cells, zone):
     found = event_times.instants(pa.array(cells, pa.string()), "t", zone, epoch="")

@@ -84,7 +84,7 @@ def test_every_row_is_read_once_however_the_pages_fall(folder, page_rows):
     assert read(opened) == events
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     keys=st.lists(st.integers(0, 9), max_size=7),
     page_rows=st.integers(1, 5),
