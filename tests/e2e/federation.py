@@ -44,8 +44,13 @@ CONTRACT = wardround.DataContract(
 )
 
 
+PATIENCE = 3.0
+"""Everything may take so many times as long as it does on a machine that has nothing else to do."""
+
+
 def until(what: str | Callable[[], str], found: Callable[[], _T], *, seconds: float = 30.0, every: float = 0.02) -> _T:
-    """What `found` gives once it gives something; fails with `what` after `seconds`."""
+    """What `found` gives once it gives something; fails with `what` after `PATIENCE` times `seconds`."""
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while not (value := found()):
         if time.monotonic() > deadline:
@@ -65,9 +70,9 @@ def environment() -> dict[str, str]:
 
 
 def wardround_command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, at most a minute."""
+    """Run a command to its end, at most three minutes."""
     line = [sys.executable, "-m", "wardround", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60.0, check=False, env=environment(), **options)
+    return subprocess.run(line, capture_output=True, text=True, timeout=180, check=False, env=environment(), **options)
 
 
 class Process:
