@@ -264,8 +264,12 @@ def test_a_closed_log_takes_nothing(tmp_path):
 
 def test_a_log_may_be_closed_twice(tmp_path):
     log = folder_log(tmp_path)
+    append(log, 0)
     log.close()
     log.close()
+    again = folder_log(tmp_path)  # The first close gave the lock back, and the second took nothing.
+    assert again.size == 1
+    again.close()
 
 
 def test_a_fault_that_nobody_foresaw_leaves_no_one_waiting(tmp_path, monkeypatch):
