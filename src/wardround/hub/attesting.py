@@ -45,7 +45,7 @@ from wardround.services.key_release import IssueToken, KeyRelease, signed_by
 from wardround.storage.vault import SealedVault
 from wardround.system import SystemClock, SystemEntropy, private_folder, write_private
 
-__all__ = ["ADMITTED", "Attesting", "logged", "open_attesting", "recorded"]
+__all__ = ["ADMITTED", "Attesting", "check_plan", "logged", "open_attesting", "recorded"]
 
 ADMITTED = "wardround.admitted"
 """Where a request's scope has the site that its route has authenticated and the policies have let through."""
@@ -119,12 +119,7 @@ class Attesting:
         Raises:
             CodecError: Says which part of `enclaves`.
         """
-        if plan.enclaves is None:
-            return
-        if plan.enclaves.nodes is not None and self._bundle is None:
-            raise CodecError("enclaves.nodes: this hub has no collateral to check nodes by; ask its operator")
-        if plan.enclaves.hub is not None and self._quote is None:
-            raise CodecError("enclaves.hub: this hub does not run in a confidential machine; ask its operator")
+        check_plan(plan, checks_nodes=self._bundle is not None, proves_itself=self._quote is not None)
 
     def require(self, site: SiteId, run: RunId) -> None:
         """Raise unless what `site` sends for `run` may be taken now.
@@ -211,6 +206,22 @@ class Attesting:
         return lambda evidence, devices, reference, **expected: nvidia_machine.appraise(
             evidence, devices, reference, bundle(), **expected
         )
+
+
+def check_plan(plan: Plan, *, checks_nodes: bool, proves_itself: bool) -> None:
+    """Refuse a plan that demands what a hub cannot check or prove, however it came.
+
+    Raises:
+        CodecError: Says which part of `enclaves`.
+    """
+    if plan.enclaves is None:
+        return
+    if not checks_nodes and not proves_itself:
+        raise CodecError("enclaves: this hub is not set up for attestation; ask its operator, or leave them out")
+    if plan.enclaves.nodes is not None and not checks_nodes:
+        raise CodecError("enclaves.nodes: this hub has no collateral to check nodes by; ask its operator")
+    if plan.enclaves.hub is not None and not proves_itself:
+        raise CodecError("enclaves.hub: this hub does not run in a confidential machine; ask its operator")
 
 
 def open_attesting(

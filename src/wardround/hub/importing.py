@@ -7,10 +7,11 @@ from pathlib import Path
 from wardround.codec import canonical
 from wardround.errors import LocalProtocolError
 from wardround.hub import setup
+from wardround.hub.attesting import check_plan
 from wardround.ids import CommandId, Digest
 from wardround.ports import Blobs
 from wardround.protocol.messages import Proposal, StudyStatus
-from wardround.protocol.plan import SignedPlan
+from wardround.protocol.plan import Plan, SignedPlan
 from wardround.services.coordinator import Coordinator
 from wardround.services.hub_records import RecordedEvents
 from wardround.services.studies import Studies
@@ -27,10 +28,12 @@ def propose(folder: Path, signed: SignedPlan, files: Iterable[Path]) -> StudySta
 
     Raises:
         SignatureError: The researcher is not enrolled here, or the plan is not signed by their key.
-        CodecError: No plan that a run could follow, or expired.
+        CodecError: No plan that a run could follow, or expired, or it demands proofs that this hub is not set up for.
         StorageFullError: The disk is full.
     """
     config = setup.load_config(folder)
+    plan = canonical.decode(signed.plan, Plan)
+    check_plan(plan, checks_nodes=bool(config.collateral), proves_itself=config.confidential)
     blobs = FolderBlobs(folder / config.blobs)
     with setup.auditing(folder) as recorder, setup.open_hub_database(folder, config) as database:
         enrolments = setup.open_enrolments(folder, config, database.registry)
